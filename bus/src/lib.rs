@@ -1,0 +1,196 @@
+//! What joins the nodes: Redis, NATS or, within one process, memory, all behind the trait [`Bus`].
+//!
+//! A bus carries opaque messages and knows nothing of sockets. It takes publications, and hands what its server
+//! sends for the node's interests to the [`Sink`] it was started with, in the order of the bus.
+
+mod config;
+pub mod memory;
+pub mod nats;
+pub mod redis;
+mod table;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use clarion_protocol::{Address, Interest, InternalName, Message, Publication};
+use smallvec::SmallVec;
+use tokio::sync::watch;
+
+pub use config::{BusConfig, BusUrl, ConfigError, PubSub, connect};
+
+/// A subscription of this node that stands on the bus, however many sockets share it. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InterestId(pub u64);
+
+/// What can be subscribed to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// A channel, its children, or all below it.
+    Channels(Interest),
+    /// One of the broker's own subjects.
+    Internal(InternalName),
+}
+
+impl From<Interest> for Topic {
+    fn from(interest: Interest) -> Self {
+        Self::Channels(interest)
+    }
+}
+
+impl From<InternalName> for Topic {
+    fn from(name: InternalName) -> Self {
+        Self::Internal(name)
+    }
+}
+
+/// One copy of a message as the bus's server sent it.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The interests that this copy was sent for, nearly always one. A copy on one server-side subscription can
+    /// serve several interests (`a` and `a/**` share Redis's `SUBSCRIBE clarion:a`); each interest gets each message once.
+    pub interests: SmallVec<[InterestId; 2]>,
+    /// Where it was published.
+    pub address: Address,
+    /// What was published. The payload may share the link's read buffer: copy what is kept.
+    pub message: Message,
+}
+
+/// Takes what a bus receives. Given to a bus when it is started; a value of this type is the bus's only way up.
+#[async_trait]
+pub trait Sink: Send + Sync + 'static {
+    /// Takes all deliveries that one read of the link brought, leaving `batch` empty with its room for the next read.
+    ///
+    /// May wait, and while it does the link reads nothing more: this is the back-pressure towards the bus.
+    /// Not cancel safe: the link awaits it to the end.
+    async fn deliver(&self, batch: &mut Vec<Delivery>);
+
+    /// The link was interrupted and all subscriptions stand again, or the server says that it dropped messages:
+    /// anything published in between may be missing.
+    fn gap(&self);
+}
+
+/// Whether a bus is connected. What is published while it is not is refused, never queued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// Not connected: first attempt, or between attempts. Says why the last one failed; never holds a secret.
+    Down(Option<String>),
+    /// Connected, and every interest that was standing before stands again.
+    Up,
+}
+
+/// What joins the nodes. All three implementations pass `conformance.rs`.
+///
+/// Every bus keeps connecting by itself, backing off with full jitter, and subscribes anew to all interests after each reconnect.
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// `memory`, `redis` or `nats`, for logs and metrics.
+    fn kind(&self) -> &'static str;
+
+    /// Adds one reference to an interest, and returns when the bus's server has acknowledged that it stands.
+    ///
+    /// While the link is down this waits for it, so callers bound the time. Cancel safe: a dropped call leaves no reference.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Refused`] when this bus or its server never will.
+    async fn subscribe(&self, topic: &Topic) -> Result<InterestId, SubscribeError>;
+
+    /// Gives one reference back. With the last one the interest goes, at once; what is in flight for it is dropped.
+    fn unsubscribe(&self, id: InterestId);
+
+    /// Publishes one message and returns when the bus's server has taken it.
+    ///
+    /// Not cancel safe: spawn it where the caller may go away, or nobody knows whether it was published.
+    ///
+    /// # Errors
+    /// [`PublishError`] tells whether the server may have taken it.
+    async fn publish(&self, publication: Publication) -> Result<(), PublishError>;
+
+    /// Publishes many, in order per subject, pipelined; a result for each, in their order.
+    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>>;
+
+    /// Sends itself a message over every subscriber link and waits until it came back; returns the slowest round trip.
+    ///
+    /// # Errors
+    /// [`ProbeError::Late`] when it did not come within `timeout`, [`ProbeError::Down`] when there is no link to send over.
+    async fn probe(&self, timeout: Duration) -> Result<Duration, ProbeError>;
+
+    /// Drops the subscriber links and builds them anew, as after a lost connection. For links that are silent but not closed.
+    fn rebuild(&self);
+
+    /// The state of the link, and each change of it.
+    fn link(&self) -> watch::Receiver<Link>;
+
+    /// Counters since the start.
+    fn stats(&self) -> Stats;
+
+    /// Unsubscribes, says goodbye and ends its tasks. Later calls answer `Closed` or [`PublishError::NotTaken`].
+    async fn close(&self);
+}
+
+/// A shared handle to whichever bus was configured.
+pub type BusHandle = Arc<dyn Bus>;
+
+/// Counters of a bus since its start, gauges where it says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Gauge: distinct interests with at least one reference.
+    pub interests: u64,
+    /// Gauge: subscriptions at the server that carry them.
+    pub subscriptions: u64,
+    /// Connections of the subscriber link after the first.
+    pub reconnects: u64,
+    /// Messages received for an interest.
+    pub messages: u64,
+    /// Their payloads' bytes.
+    pub bytes: u64,
+    /// Messages on subjects that are in no form of ours.
+    pub foreign: u64,
+    /// Payloads that begin like an envelope and are none; delivered as raw.
+    pub bad_envelopes: u64,
+    /// Messages dropped since they were larger than the configured payload limit.
+    pub oversize: u64,
+}
+
+/// Why an interest does not stand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// It never will as things are: the server forbids it, or this kind of bus has no such thing.
+    #[error("the bus refuses this subscription: {0}")]
+    Refused(String),
+    /// The bus was closed.
+    #[error("the bus is closed")]
+    Closed,
+}
+
+/// Why a message was not published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The server surely did not take it. Trying again is safe.
+    #[error("the bus did not take the message: {0}")]
+    NotTaken(String),
+    /// Nobody can know whether the server took it.
+    #[error("the bus did not answer; the message may have been published: {0}")]
+    Unknown(String),
+    /// The server never will: its rules forbid it.
+    #[error("the bus refuses this message: {0}")]
+    Refused(String),
+    /// Larger than this bus's server or the configuration allows.
+    #[error("the message has {bytes} bytes and the bus takes {limit}")]
+    TooLarge {
+        /// What was asked.
+        bytes: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+}
+
+/// Why a probe failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// It did not come back in time: the subscription may be dead although its connection is not.
+    #[error("the probe did not come back in time")]
+    Late,
+    /// There is no link to send it over.
+    #[error("the bus is not connected")]
+    Down,
+}

@@ -1,0 +1,108 @@
+//! What nodes say to each other over the bus, as JSON on internal subjects.
+//!
+//! `members` carries [`Heartbeat`]s, `control` what all nodes are to do or answer, `node.<instance>` the answers to one.
+//! Members that a later release adds are passed over, so nodes of different releases understand each other.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{InternalName, NodeName};
+
+/// The subject of heartbeats.
+pub const MEMBERS: &str = "members";
+/// The subject of [`Control`]s for all nodes.
+pub const CONTROL: &str = "control";
+
+/// Names one of the fixed internal subjects above.
+#[must_use]
+pub fn subject(name: &'static str) -> InternalName {
+    InternalName::parse(name).expect("the fixed names are valid")
+}
+
+/// The subject on which one process hears answers; `instance` is the one of its [`Heartbeat`].
+#[must_use]
+pub fn subject_of(instance: &str) -> Option<InternalName> {
+    InternalName::parse(&format!("node.{instance}"))
+}
+
+/// Said once a second by every node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The node's name, unique among the members.
+    pub node: NodeName,
+    /// Names this process: a UUID. Two instances with one name are a mistake in somebody's configuration.
+    pub instance: String,
+    /// `host:port` at which other nodes reach this one's listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// The URL at which clients reach this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
+    /// Its share of the ring, 1 to 100.
+    pub weight: u16,
+    /// The identity of the ring that it sees, in hexadecimal.
+    pub ring: String,
+    /// Said last: it has left the ring and is not to be waited for.
+    #[serde(default)]
+    pub leaving: bool,
+    /// The connections it holds, for `clarion nodes`.
+    #[serde(default)]
+    pub connections: u64,
+    /// Its release.
+    #[serde(default)]
+    pub version: String,
+}
+
+/// What all nodes are to do or answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Control {
+    /// Close all connections of a user.
+    Disconnect {
+        /// Whose.
+        user: String,
+    },
+    /// Say how many connections of a user are here, to `node.<reply_to>`.
+    Online {
+        /// Whose.
+        user: String,
+        /// The instance that asks.
+        reply_to: String,
+        /// Comes back in the answer.
+        request: u64,
+    },
+}
+
+/// An answer to one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Control::Online`].
+    Online {
+        /// The request's number.
+        request: u64,
+        /// Who answers.
+        node: NodeName,
+        /// How many connections of the user are there.
+        connections: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_of_a_later_release_is_understood() {
+        let json = r#"{"node":"a-1","instance":"i","weight":1,"ring":"00","later":[1]}"#;
+        let heartbeat: Heartbeat = serde_json::from_str(json).unwrap();
+        assert!(!heartbeat.leaving && heartbeat.advertise.is_none());
+    }
+
+    #[test]
+    fn subjects_are_valid() {
+        assert_eq!(subject(MEMBERS).as_str(), "members");
+        assert_eq!(subject(CONTROL).as_str(), "control");
+        assert_eq!(subject_of("0191-ab").unwrap().as_str(), "node.0191-ab");
+        assert!(subject_of("x y").is_none());
+    }
+}
