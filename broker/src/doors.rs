@@ -27,6 +27,7 @@ use prometheus::IntGauge;
 
 use crate::{
     answer::{self, Problem, problem},
+    auth::{AuthError, Unauthorized},
     hub::{Open, Subscription, Ticket},
     node::{self, Caller, Node},
     relay,
@@ -81,8 +82,7 @@ impl Wanted {
             Self::These(interests) => Ok(interests),
             Self::Mine => match &caller.identity.user {
                 Some(user) => Ok(vec![(&Channel::of_user(user)).into(), (&Channel::broadcast()).into()]),
-                None => Err(problem(StatusCode::UNAUTHORIZED, "unauthorized", "/me is for a signed-in user: send a token")
-                    .with(http::header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"))),
+                None => Err(AuthError::Unauthorized { reason: Unauthorized::NoToken }.into()),
             },
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use axum::extract::ConnectInfo;
 use clarion_protocol::{Channel, MessageId, NodeName, Prefix, Publication};
 use http::request::Parts;
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -111,35 +111,17 @@ impl Node {
     /// # Errors
     /// 403, 413, 503 or 504, as the bus answered.
     pub async fn publish(&self, via: Via, publication: Publication) -> Result<MessageId, Problem> {
-        let mut results = self.publish_all(via, vec![publication]).await;
-        results.pop().expect("there is a result for each")
+        let answer = self.ingress.publish(publication).await;
+        let result = answer.map(|()| MessageId::generate()).map_err(Problem::from);
+        self.metrics.count(via, &result);
+        result
     }
 
     /// Publishes many, in order per channel; a result for each.
     pub async fn publish_all(&self, via: Via, publications: Vec<Publication>) -> Vec<Result<MessageId, Problem>> {
-        let mut outcomes = Vec::with_capacity(publications.len());
-        let mut allowed = Vec::with_capacity(publications.len());
-        for publication in publications {
-            let fits = publication.message.payload.len() <= self.settings.payload;
-            outcomes.push(fits);
-            if fits {
-                allowed.push(publication);
-            }
-        }
-        let mut answers = self.ingress.publish_all(allowed).await.into_iter();
-        let result = |fits: bool| {
-            if !fits {
-                return Err(Problem::too_large(self.settings.payload));
-            }
-            answers.next().expect("there is an answer for each").map_err(Problem::from)?;
-            Ok(MessageId::generate())
-        };
-        let results: Vec<_> = outcomes.into_iter().map(result).collect();
-        for result in &results {
-            let outcome = result.as_ref().map_or_else(Problem::code, |_| "ok");
-            self.metrics.publications.with_label_values(&[via.label(), outcome]).inc();
-        }
-        results
+        let answers = self.ingress.publish_all(publications).await;
+        let ids = answers.into_iter().map(|answer| answer.map(|()| MessageId::generate()).map_err(Problem::from));
+        ids.inspect(|result| self.metrics.count(via, result)).collect()
     }
 }
 
@@ -183,11 +165,34 @@ pub struct Metrics {
     pub publications: IntCounterVec,
     /// Users' connections that did not come to their home, by what was done with them.
     pub strays: IntCounterVec,
-    /// TCP connections by what happened to them at the accept.
-    pub accepts: IntCounterVec,
+    /// TCP connections at the listener.
+    pub accepts: AcceptMetrics,
+}
+
+/// What the accept loop counts.
+#[derive(Clone)]
+pub struct AcceptMetrics {
+    /// Connections that were taken.
+    pub accepted: IntCounter,
+    /// Connections that were only told to come back.
+    pub limited: IntCounter,
+    /// Accepts that failed.
+    pub failed: IntCounter,
+}
+
+impl AcceptMetrics {
+    fn new(outcomes: &IntCounterVec) -> Self {
+        let outcome = |label| outcomes.with_label_values(&[label]);
+        Self { accepted: outcome("accepted"), limited: outcome("limited"), failed: outcome("failed") }
+    }
 }
 
 impl Metrics {
+    fn count(&self, via: Via, result: &Result<MessageId, Problem>) {
+        let outcome = result.as_ref().map_or_else(Problem::code, |_| "ok");
+        self.publications.with_label_values(&[via.label(), outcome]).inc();
+    }
+
     /// Registers all of them.
     ///
     /// # Errors
@@ -214,11 +219,15 @@ impl Metrics {
                 &["via", "outcome"],
             )?,
             strays: counters(
-                "clarion_strays_total",
+                "clarion_strays_handled_total",
                 "Users' connections that did not come to their home, by what was done with them",
                 &["outcome"],
             )?,
-            accepts: counters("clarion_accepts_total", "TCP connections at the listener, by outcome", &["outcome"])?,
+            accepts: AcceptMetrics::new(&counters(
+                "clarion_accepts_total",
+                "TCP connections at the listener, by outcome",
+                &["outcome"],
+            )?),
         })
     }
 }

@@ -51,10 +51,12 @@ const KEEP_ALIVE: TcpKeepalive =
 
 /// The answer of somebody else to a connection of this user; `None` where it is to be served here.
 pub async fn away(node: &Arc<Node>, head: &mut Parts, user: Option<&Uid>) -> Option<Response> {
+    let home = node.members.home(user?.as_str());
+    node.members.arrived(&home);
+    let Home::At(home) = home else { return None };
     if head.headers.contains_key(HOP) {
         return None;
     }
-    let Home::At(home) = node.members.home(user?.as_str()) else { return None };
     let (outcome, response) = match node.settings.pin {
         Pin::Serve => ("served", None),
         Pin::Redirect => match redirect(head, &home) {

@@ -23,13 +23,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use clarion_protocol::limits;
-use http::{HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
+use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    answer::{Problem, problem},
+    answer::Problem,
     api::body,
+    auth::{AuthError, Unauthorized},
     node::{Caller, Node},
 };
 
@@ -106,8 +107,7 @@ pub async fn rpc(State(node): State<Arc<Node>>, request: Request) -> Result<Resp
     let (head, body) = request.into_parts();
     let caller = node.caller(&head).await?;
     if !caller.backend {
-        return Err(problem(StatusCode::UNAUTHORIZED, "unauthorized", "/rpc needs an API key in `X-API-Key`")
-            .with(WWW_AUTHENTICATE, HeaderValue::from_static("ApiKey header=\"X-API-Key\"")));
+        return Err(AuthError::Unauthorized { reason: Unauthorized::NoApiKey }.into());
     }
     let json = body::read(&head, body, limits::BATCH_BYTES).await?;
     // Done to its end even when the caller hangs up: a batch that stops halfway helps nobody.

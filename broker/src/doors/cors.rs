@@ -41,8 +41,11 @@ pub async fn layer(State(node): State<Arc<Node>>, request: Request, next: Next) 
     };
     let headers = response.headers_mut();
     if let Some(origin) = allowed {
+        // A browser takes no answer that allows everybody and credentials at once.
+        if origin != "*" {
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     }
     if asked {

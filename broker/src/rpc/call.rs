@@ -131,18 +131,12 @@ async fn batch(node: &Node, caller: &Caller, batch: Batch<'_>) -> Result<Value, 
 /// This node and the cluster as it sees it.
 fn info(node: &Node) -> Value {
     let view = node.members.view();
-    let member = |peer: &crate::members::Peer| {
-        json!({
-            "node": peer.node, "instance": peer.instance, "advertise": peer.advertise, "public_url": peer.public_url,
-            "weight": peer.weight, "ring": peer.ring, "connections": peer.connections, "version": peer.version,
-        })
-    };
     json!({
         "node": node.settings.name,
         "version": env!("CARGO_PKG_VERSION"),
         "bus": node.settings.bus,
         "ring": view.peers.get(&view.me).map(|me| &me.ring),
-        "members": view.peers.values().map(member).collect::<Value>(),
+        "members": view.peers.values().map(|peer| json!(**peer)).collect::<Value>(),
         "connections": node.hub.connections(),
     })
 }
