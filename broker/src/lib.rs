@@ -4,7 +4,6 @@
 
 pub mod server;
 
-pub mod config;
 pub mod doors;
 pub mod rpc;
 pub mod api;
@@ -12,6 +11,7 @@ pub mod relay;
 pub mod node;
 pub mod answer;
 pub mod admin;
+pub mod config;
 pub mod admission;
 pub mod auth;
 
