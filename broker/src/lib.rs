@@ -3,6 +3,7 @@
 //! Modules stand in the order of `ARCHITECTURE.md`: each may use what is listed below it here, never what is above.
 
 pub mod server;
+pub mod config;
 
 pub mod doors;
 pub mod api;
@@ -11,7 +12,6 @@ pub mod relay;
 pub mod admin;
 pub mod admission;
 pub mod auth;
-pub mod config;
 
 pub mod drain;
 pub mod probe;
