@@ -3,13 +3,13 @@
 //! Modules stand in the order of `ARCHITECTURE.md`: each may use what is listed below it here, never what is above.
 
 pub mod server;
-pub mod config;
 
 pub mod doors;
 pub mod api;
 pub mod rpc;
 pub mod relay;
 pub mod admin;
+pub mod config;
 pub mod admission;
 pub mod auth;
 
