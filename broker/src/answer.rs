@@ -9,7 +9,9 @@ use axum::{
 };
 use bytes::Bytes;
 use clarion_bus::PublishError;
-use clarion_protocol::{ChannelError, InterestError, channel::RESERVED, channel::RESERVED_PREFIX, publication::BodyError};
+use clarion_protocol::{
+    ChannelError, InterestError, channel::RESERVED, channel::RESERVED_PREFIX, publication::BodyError,
+};
 use http::{
     HeaderName, HeaderValue, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
@@ -127,7 +129,11 @@ pub fn retry_line() -> Bytes {
 
 /// An event stream with this body. Proxies neither keep nor hold back what it says.
 pub fn event_stream(body: Body) -> Response {
-    let headers = [(CONTENT_TYPE.as_str(), "text/event-stream"), (CACHE_CONTROL.as_str(), "no-store"), ("x-accel-buffering", "no")];
+    let headers = [
+        (CONTENT_TYPE.as_str(), "text/event-stream"),
+        (CACHE_CONTROL.as_str(), "no-store"),
+        ("x-accel-buffering", "no"),
+    ];
     (headers, body).into_response()
 }
 

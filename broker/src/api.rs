@@ -58,7 +58,8 @@ pub(crate) async fn publish_all(
     messages: &[&RawValue],
 ) -> Result<Vec<Result<MessageId, Problem>>, Problem> {
     if messages.len() > limits::BATCH_MESSAGES {
-        let message = format!("a batch has at most {} messages, this one has {}", limits::BATCH_MESSAGES, messages.len());
+        let message =
+            format!("a batch has at most {} messages, this one has {}", limits::BATCH_MESSAGES, messages.len());
         return Err(Problem::bad_request("too_many_messages", message));
     }
     let mut results = Vec::with_capacity(messages.len());

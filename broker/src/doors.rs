@@ -104,7 +104,10 @@ pub async fn channel(State(node): State<Arc<Node>>, request: Request) -> Result<
 /// What the client is told when it is not let in.
 pub async fn events(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
     if Door::of(request.headers()) == Some(Door::WebSocket) {
-        return Err(Problem::bad_request("event_stream_only", "/events is an event stream; a WebSocket hears one channel path"));
+        return Err(Problem::bad_request(
+            "event_stream_only",
+            "/events is an event stream; a WebSocket hears one channel path",
+        ));
     }
     let interests = events::interests(request.uri().query().unwrap_or_default(), node.settings.channels)?;
     enter(&node, request, Wanted::These(interests), None, Dialect::EventOfMany).await
@@ -176,8 +179,9 @@ impl Knock {
         let permit = node.admission.enter(caller.identity.user.as_ref(), address)?;
         let held = node.ingress.acquire(&interests).await?;
         let subscriptions = interests.into_iter().zip(held.ids()).zip(policies);
-        let subscriptions =
-            subscriptions.map(|((interest, id), policy)| Subscription { id: *id, interest, slow: policy.slow }).collect();
+        let subscriptions = subscriptions
+            .map(|((interest, id), policy)| Subscription { id: *id, interest, slow: policy.slow })
+            .collect();
         let upstream = self.upstream.filter(|channel| node.may_publish(&caller, channel).is_ok());
         let expires = caller.identity.expires;
         let ticket = node.hub.open(Open {
@@ -213,5 +217,6 @@ impl Drop for Present {
 
 /// Any method that a channel path does not know.
 pub async fn method_not_allowed(method: Method) -> Response {
-    problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{method} is not known here; {DOORS}")).into_response()
+    problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{method} is not known here; {DOORS}"))
+        .into_response()
 }

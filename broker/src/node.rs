@@ -1,5 +1,7 @@
 //! What all routes share: the parts of this node, its settings as far as a route needs them, and the counters of the edge.
 
+mod relays;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
@@ -12,7 +14,9 @@ use axum::extract::ConnectInfo;
 use clarion_protocol::{Channel, MessageId, NodeName, Prefix, Publication};
 use http::request::Parts;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
+
+pub use relays::{Relayed, Relays};
 
 use crate::{
     admission::Admission,
@@ -42,8 +46,8 @@ pub struct Node {
     pub metrics: Metrics,
     /// Everything that outlives its request: handshakes and relayed connections.
     pub tasks: TaskTracker,
-    /// Cancelled when relayed connections are to end.
-    pub relays: CancellationToken,
+    /// The connections that are carried to other nodes.
+    pub relays: Relays,
     /// Names for connections.
     pub ids: ConnectionIds,
 }
@@ -181,6 +185,12 @@ pub struct AcceptMetrics {
 }
 
 impl AcceptMetrics {
+    /// Counters that nobody sees, for a listener that is not for clients.
+    pub fn unseen() -> Self {
+        let counter = || IntCounter::new("unseen", "not registered").expect("the name is valid");
+        Self { accepted: counter(), limited: counter(), failed: counter() }
+    }
+
     fn new(outcomes: &IntCounterVec) -> Self {
         let outcome = |label| outcomes.with_label_values(&[label]);
         Self { accepted: outcome("accepted"), limited: outcome("limited"), failed: outcome("failed") }

@@ -15,12 +15,13 @@ use axum::{
 };
 use bytes::Bytes;
 use clarion_protocol::{Uid, limits};
+use futures_util::StreamExt as _;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
     header::{CONNECTION, CONTENT_LENGTH, LOCATION, ORIGIN, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
 };
-use http_body_util::Empty;
+use http_body_util::{BodyDataStream, Empty};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use socket2::TcpKeepalive;
@@ -104,8 +105,8 @@ async fn relay(node: &Arc<Node>, head: &mut Parts, home: &Peer) -> anyhow::Resul
     socket.set_nodelay(true)?;
     socket2::SockRef::from(&socket).set_tcp_keepalive(&KEEP_ALIVE)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
-    let leaving = node.relays.clone();
-    node.tasks.spawn(async move { leaving.run_until_cancelled(connection.with_upgrades()).await });
+    // Ends by itself when both ends of the request are done or dropped.
+    node.tasks.spawn(connection.with_upgrades());
     let request = request(node, head)?;
     let answer = timeout(ANSWER_TIMEOUT, sender.send_request(request)).await.context("it did not answer in time")??;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -113,7 +114,9 @@ async fn relay(node: &Arc<Node>, head: &mut Parts, home: &Peer) -> anyhow::Resul
     }
     let (mut answer, body) = answer.into_parts();
     strip_hop_by_hop(&mut answer.headers);
-    Ok(Response::from_parts(answer, Body::new(body)))
+    let relayed = node.relays.enter();
+    let body = BodyDataStream::new(body).take_until(async move { relayed.told_to_go().await });
+    Ok(Response::from_parts(answer, Body::from_stream(body)))
 }
 
 /// The client's request as the home gets it.
@@ -128,7 +131,8 @@ fn request(node: &Node, head: &Parts) -> anyhow::Result<http::Request<Empty<Byte
     }
     headers.remove(CONTENT_LENGTH);
     headers.insert(HOP, HeaderValue::from_str(node.settings.name.as_str())?);
-    let mut forwarded: Vec<_> = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).map(<[u8]>::to_vec).collect();
+    let mut forwarded: Vec<_> =
+        headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).map(<[u8]>::to_vec).collect();
     forwarded.push(node::peer(head).ip().to_string().into_bytes());
     headers.insert(FORWARDED_FOR, HeaderValue::from_bytes(&forwarded.join(&b", "[..]))?);
     Ok(request)
@@ -157,7 +161,8 @@ pub async fn locate(State(node): State<Arc<Node>>, request: Request) -> Result<R
     let Some(home) = home else {
         return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_members", "this node has not joined the cluster yet"));
     };
-    let answer = json!({ "user": caller.identity.user.as_ref().map(Uid::as_str), "node": home.node, "url": home.public_url });
+    let answer =
+        json!({ "user": caller.identity.user.as_ref().map(Uid::as_str), "node": home.node, "url": home.public_url });
     Ok(([(http::header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }
 

@@ -60,14 +60,17 @@ fn form_data(form: &[u8]) -> Result<Bytes, Problem> {
         if &*name != b"data" {
             // Passing over it would publish half of `data=fish & chips` and nobody would notice.
             let name = String::from_utf8_lossy(&name).chars().take(40).collect::<String>();
-            let message = format!("the form has a field {name:?}, and only `data` is read (an `&` in it is written %26): {REMEDY}");
+            let message = format!(
+                "the form has a field {name:?}, and only `data` is read (an `&` in it is written %26): {REMEDY}"
+            );
             return Err(Problem::bad_request("bad_form", message));
         }
         if data.replace(decode(value)).is_some() {
             return Err(Problem::bad_request("bad_form", format!("the form has more than one field `data`: {REMEDY}")));
         }
     }
-    data.map(Bytes::from).ok_or_else(|| Problem::bad_request("bad_form", format!("the form has no field `data`: {REMEDY}")))
+    data.map(Bytes::from)
+        .ok_or_else(|| Problem::bad_request("bad_form", format!("the form has no field `data`: {REMEDY}")))
 }
 
 fn decode(escaped: &[u8]) -> Vec<u8> {

@@ -11,8 +11,8 @@ use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
     header::{
         ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ALLOW,
-        ORIGIN, VARY,
+        ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+        ACCESS_CONTROL_REQUEST_METHOD, ALLOW, ORIGIN, VARY,
     },
 };
 
@@ -22,7 +22,8 @@ use crate::{answer::problem, node::Node};
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, OPTIONS");
 
 /// The headers that a page may send.
-const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type, x-api-key, last-event-id, cache-control");
+const HEADERS: HeaderValue =
+    HeaderValue::from_static("authorization, content-type, x-api-key, last-event-id, cache-control");
 
 /// The headers of answers that a page may read beside the usual ones.
 const EXPOSED: HeaderValue = HeaderValue::from_static("retry-after, www-authenticate");
@@ -62,7 +63,10 @@ fn options(headers: &HeaderMap, allowed: bool) -> Response {
         let message = "pages of this origin may not talk to this node; add it to `auth.origins`";
         return problem(StatusCode::FORBIDDEN, "forbidden_origin", message).into_response();
     }
-    let told =
-        [(ACCESS_CONTROL_ALLOW_METHODS, METHODS), (ACCESS_CONTROL_ALLOW_HEADERS, HEADERS), (ACCESS_CONTROL_MAX_AGE, MAX_AGE)];
+    let told = [
+        (ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+        (ACCESS_CONTROL_ALLOW_HEADERS, HEADERS),
+        (ACCESS_CONTROL_MAX_AGE, MAX_AGE),
+    ];
     (StatusCode::NO_CONTENT, told).into_response()
 }

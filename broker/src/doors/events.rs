@@ -1,6 +1,6 @@
 //! Event streams: one channel path, `/events` for many, `/me`.
 
-use std::{borrow::Cow, convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{body::Body, extract::Request, response::Response};
 use clarion_protocol::{Interest, dialect::Dialect};
@@ -56,7 +56,7 @@ pub(super) fn interests(query: &str, limit: usize) -> Result<Vec<Interest>, Prob
 }
 
 /// One name from a query, where `%2F` and `/` are the same. It names itself in the error, since there may be many.
-fn interest(name: &Cow<'_, str>) -> Result<Interest, Problem> {
+fn interest(name: &str) -> Result<Interest, Problem> {
     Interest::parse(name).map_err(|error| Problem::from(error).about(name))
 }
 

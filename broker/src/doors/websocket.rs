@@ -12,7 +12,9 @@ use bytes::Bytes;
 use clarion_protocol::{Channel, dialect::Dialect};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
-    header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE},
+    header::{
+        CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    },
     request::Parts,
 };
 use hyper::upgrade::OnUpgrade;
@@ -42,8 +44,7 @@ pub(super) async fn enter(
 ) -> Result<Response, Problem> {
     let (mut head, _body) = request.into_parts();
     let accept = check(&head)?;
-    let knock =
-        Knock { door: Door::WebSocket, dialect: Dialect::Plain, wanted, upstream, greeting: Bytes::new() };
+    let knock = Knock { door: Door::WebSocket, dialect: Dialect::Plain, wanted, upstream, greeting: Bytes::new() };
     let (ticket, caller) = match knock.ask(node, &mut head).await? {
         Welcome::Here(ticket, caller) => (ticket, caller),
         Welcome::Elsewhere(response) => return Ok(response),

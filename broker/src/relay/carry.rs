@@ -15,9 +15,8 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
-use tokio_util::sync::CancellationToken;
 
-use crate::node::Node;
+use crate::node::{Node, Relayed};
 
 /// Bytes on their way at once, for each direction: a few messages.
 const BUFFER: usize = 8 * 1024;
@@ -35,11 +34,11 @@ pub(super) fn switch(node: &Arc<Node>, head: &mut Parts, answer: http::Response<
     *response.status_mut() = answer.status();
     *response.headers_mut() = answer.headers().clone();
     let home = hyper::upgrade::on(answer);
-    let leaving = node.relays.clone();
+    let relayed = node.relays.enter();
     node.tasks.spawn(async move {
         // Either side may be gone before the handshake is through; there is nobody to tell.
         let (Ok(client), Ok(home)) = tokio::join!(client, home) else { return };
-        if let Err(error) = carry(client, home, &leaving).await {
+        if let Err(error) = carry(client, home, &relayed).await {
             tracing::debug!(%error, "a relayed connection broke");
         }
     });
@@ -47,12 +46,12 @@ pub(super) fn switch(node: &Arc<Node>, head: &mut Parts, answer: http::Response<
 }
 
 /// Until either side is done: a WebSocket has no half of its own to close.
-async fn carry(client: Upgraded, home: Upgraded, leaving: &CancellationToken) -> io::Result<()> {
+async fn carry(client: Upgraded, home: Upgraded, relayed: &Relayed) -> io::Result<()> {
     let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
     let (from_home, to_home) = tokio::io::split(TokioIo::new(home));
     tokio::select! {
         result = up(from_client, to_home) => result,
-        result = down(from_home, to_client, leaving) => result,
+        result = down(from_home, to_client, relayed) => result,
     }
 }
 
@@ -66,13 +65,13 @@ async fn up(mut from: Reader, mut to: Writer) -> io::Result<()> {
     }
 }
 
-async fn down(mut from: Reader, mut to: Writer, leaving: &CancellationToken) -> io::Result<()> {
+async fn down(mut from: Reader, mut to: Writer, relayed: &Relayed) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     let mut frames = Frames::default();
     loop {
         let read = tokio::select! {
             read = from.read(&mut buffer) => read?,
-            () = leaving.cancelled(), if frames.between() => {
+            () = relayed.told_to_go(), if frames.between() => {
                 to.write_all(&goodbye()).await?;
                 return to.shutdown().await;
             }

@@ -35,7 +35,9 @@ fn remedy(kind: io::ErrorKind) -> &'static str {
     match kind {
         io::ErrorKind::AddrInUse => "another process uses this address: stop it, or choose another port",
         io::ErrorKind::PermissionDenied => "ports below 1024 need a right of their own: choose another port",
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address: choose one that it has, or 0.0.0.0",
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have that address: choose one that it has, or 0.0.0.0"
+        }
         _ => "choose another address",
     }
 }
@@ -49,6 +51,9 @@ mod tests {
         let first = listen("--listen", "127.0.0.1:0".parse().unwrap()).unwrap();
         let error = listen("--listen", first.local_addr().unwrap()).unwrap_err();
         let text = error.to_string();
-        assert!(text.starts_with("--listen: cannot listen on 127.0.0.1:") && text.contains("choose another port"), "{text}");
+        assert!(
+            text.starts_with("--listen: cannot listen on 127.0.0.1:") && text.contains("choose another port"),
+            "{text}"
+        );
     }
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
-    handler::Handler as _,
-    middleware,
+    Router, middleware,
     routing::{get, post},
 };
 
