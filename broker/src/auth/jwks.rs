@@ -224,6 +224,7 @@ fn client(timeout: Duration, https_only: bool) -> Result<Client, reqwest::Error>
     Client::builder()
         .timeout(timeout)
         .https_only(https_only)
+        .tls_built_in_root_certs(https_only)
         .redirect(reqwest::redirect::Policy::limited(3))
         .user_agent(concat!("clarion/", env!("CARGO_PKG_VERSION")))
         .build()
