@@ -24,6 +24,9 @@ use crate::{admission::TooMany, auth::AuthError, hub::Refused, ingress::AcquireE
 /// After how many seconds a publisher may try again: a bus reconnects within five (`bus.reconnect_max`), mostly sooner.
 const RETRY_AFTER_BUS: Duration = Duration::from_secs(2);
 
+/// After how many seconds it is worth looking whether somebody has left.
+const RETRY_AFTER_FULL: Duration = Duration::from_secs(10);
+
 /// Bounds of the pause that an event stream is told, in milliseconds: wide enough that a node's clients do not come back at once.
 const RETRY_EVENT_STREAM: std::ops::Range<u32> = 1_000..5_000;
 
@@ -223,7 +226,9 @@ impl From<Refused> for Problem {
 
 impl From<TooMany> for Problem {
     fn from(error: TooMany) -> Self {
-        problem(StatusCode::TOO_MANY_REQUESTS, "connection_limit", error.to_string())
+        let told = problem(error.status(), error.code(), error.to_string());
+        // Somebody has to leave before there is room for one more, and nobody knows when that is.
+        told.retry_after(error.retry_after().unwrap_or_else(|| jittered(RETRY_AFTER_FULL)))
     }
 }
 

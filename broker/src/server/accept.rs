@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, TooMany},
     answer::{self, Problem},
     node::AcceptMetrics,
 };
@@ -87,7 +87,7 @@ impl Acceptor {
     }
 
     /// One connection's HTTP, until it is closed or upgraded.
-    async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, busy: Option<Duration>) {
+    async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, busy: Option<TooMany>) {
         let routes = self.routes.clone();
         let service = service_fn(move |request| answer(routes.clone(), request, peer, busy));
         let connection = http1::Builder::new()
@@ -115,21 +115,21 @@ async fn answer(
     mut routes: Router,
     mut request: Request<Incoming>,
     peer: SocketAddr,
-    busy: Option<Duration>,
+    busy: Option<TooMany>,
 ) -> Result<Response, Infallible> {
-    if let Some(after) = busy {
-        return Ok(come_back(&request, after));
+    if let Some(busy) = busy {
+        return Ok(come_back(&request, busy));
     }
     request.extensions_mut().insert(ConnectInfo(peer));
     routes.call(request.map(Body::new)).await
 }
 
-fn come_back(request: &Request<Incoming>, after: Duration) -> Response {
+fn come_back(request: &Request<Incoming>, busy: TooMany) -> Response {
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut response = if accept.contains("text/event-stream") {
         answer::come_back()
     } else {
-        Problem::overloaded("busy", "too many new connections at once; come back later", after).into_response()
+        Problem::from(busy).into_response()
     };
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
