@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use clarion_protocol::{Channel, Depth, Interest};
+use clarion_protocol::{Channel, Depth, Interest, channel::USERS};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::hub::SlowPolicy;
@@ -46,6 +46,14 @@ pub struct Namespace {
     /// What happens to a client that reads too slowly.
     #[serde(default)]
     pub slow: SlowPolicy,
+}
+
+impl Namespace {
+    /// Whether it lies among the users' own channels, whose subscribers are fixed.
+    #[must_use]
+    pub fn is_of_users(&self) -> bool {
+        self.prefix.as_str() == USERS || self.prefix.0.user().is_some()
+    }
 }
 
 fn signed_in() -> Subscribe {
