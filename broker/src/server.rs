@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     doors::upstream::ClientMessages,
     drain,
-    hub::Hub,
+    hub::{self, Hub},
     ingress::{self, Deliverer, Ingress},
     members::{self, Me, Members},
     node::{AcceptMetrics, ConnectionIds, Metrics, Node, Relays, Settings},
@@ -110,12 +110,16 @@ impl Parts {
         let registry = Registry::new();
         admin::register(&registry)?;
         let clients = Arc::new(ClientMessages::new());
-        let hub = Hub::start(config.hub.clone(), clients.clone(), &registry).context("the shards cannot be started")?;
+        let hub = Hub::start(held(config), clients.clone(), &registry).context("the shards cannot be started")?;
         let counters = ingress::Metrics::new(&registry)?;
         let (deliverer, internals) = Deliverer::new(hub.clone(), &counters);
         let bus = connect(&config.bus, Arc::new(deliverer))?;
         let ingress = Ingress::new(bus.clone(), config.ingress.clone(), &counters, &registry)?;
-        let (name, advertise, public_url) = (config.node.clone(), config.advertise.clone(), config.public_url.clone());
+        let (name, advertise, public_url) = (
+            config.node.clone(),
+            config.advertise.clone(),
+            config.public_url.as_ref().map(|url| url.expose().to_string()),
+        );
         let members = Members::start(
             config.members.clone(),
             Me { node: name, advertise, public_url },
@@ -130,8 +134,8 @@ impl Parts {
             prefix: config.prefix.clone(),
             bus: bus.kind(),
             development: auth.is_development(),
-            channels: config.limits.channels,
-            payload: config.limits.payload,
+            channels: config.limits.channels_per_connection,
+            payload: config.limits.payload.bytes(),
             pin: config.pin,
         };
         let node = Arc::new(Node {
@@ -139,7 +143,7 @@ impl Parts {
             ingress,
             members,
             auth,
-            admission: Admission::new(&config.admission, &registry)?,
+            admission: Admission::new(&config.admission(), &registry)?,
             settings,
             metrics: Metrics::new(&registry)?,
             tasks: TaskTracker::new(),
@@ -149,6 +153,19 @@ impl Parts {
         clients.wire(&node);
         let (probe, drain) = (probe::Metrics::new(&registry)?, drain::Metrics::new(&registry)?);
         Ok(Self { node, bus, ready: Ready::new(), registry, probe, drain })
+    }
+}
+
+/// How the hub is to hold connections.
+fn held(config: &Config) -> hub::Config {
+    let limits = &config.limits;
+    hub::Config {
+        outbox_bytes: limits.outbox.bytes(),
+        message_bytes: limits.payload.bytes(),
+        ping_interval: limits.ping,
+        pong_timeout: limits.pong,
+        handshake_timeout: limits.handshake,
+        ..hub::Config::default()
     }
 }
 

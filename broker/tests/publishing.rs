@@ -153,7 +153,8 @@ async fn a_batch_has_a_result_for_each() {
     let reply = Reply::post_json(&node.url("/api/batch"), &batch).await;
     assert_eq!(reply.code(), 200);
     let results = reply.json();
-    let codes: Vec<_> = results.as_array().unwrap().iter().map(|r| r["error"]["code"].as_str().unwrap_or("ok")).collect();
+    let codes: Vec<_> =
+        results.as_array().unwrap().iter().map(|r| r["error"]["code"].as_str().unwrap_or("ok")).collect();
     let bad = "bad_message";
     assert_eq!(codes, ["ok", "ok", "bad_channel", bad, "too_large", bad, bad, bad, "ok"]);
     assert_ne!(results[0]["id"], results[1]["id"]);

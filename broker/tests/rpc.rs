@@ -52,8 +52,16 @@ async fn the_specification_by_its_examples() {
         (json!({ "jsonrpc": "2.0", "method": "foobar", "id": "1" }), -32601, json!("1")),
         (json!({ "jsonrpc": "2.0", "method": "publish", "id": 1 }), -32602, json!(1)),
         (json!({ "jsonrpc": "2.0", "method": "publish", "params": ["news", "x"], "id": 1 }), -32602, json!(1)),
-        (json!({ "jsonrpc": "2.0", "method": "push", "params": { "user": "a/b", "text": "" }, "id": null }), -32602, Value::Null),
-        (json!({ "jsonrpc": "2.0", "method": "publish", "params": { "channel": "rpc", "text": "" }, "id": 1.5 }), -32602, json!(1.5)),
+        (
+            json!({ "jsonrpc": "2.0", "method": "push", "params": { "user": "a/b", "text": "" }, "id": null }),
+            -32602,
+            Value::Null,
+        ),
+        (
+            json!({ "jsonrpc": "2.0", "method": "publish", "params": { "channel": "rpc", "text": "" }, "id": 1.5 }),
+            -32602,
+            json!(1.5),
+        ),
         (json!({ "jsonrpc": "2.0", "method": "broadcast", "params": publish, "id": 1 }), -32602, json!(1)),
     ] {
         let answer = call(&node, &request).await;
@@ -68,7 +76,8 @@ async fn the_specification_by_its_examples() {
 async fn notifications_are_done_and_not_answered() {
     let node = TestNode::start().await;
     let mut news = WsClient::connect(&node.url("/news")).await;
-    let notification = |text: &str| json!({ "jsonrpc": "2.0", "method": "publish", "params": { "channel": "news", "text": text } });
+    let notification =
+        |text: &str| json!({ "jsonrpc": "2.0", "method": "publish", "params": { "channel": "news", "text": text } });
     let single = post(&node, &notification("one").to_string()).await;
     assert_eq!((single.code(), single.text()), (204, String::new()));
     let unknown = json!({ "jsonrpc": "2.0", "method": "foobar" });
@@ -117,7 +126,8 @@ async fn online_and_disconnect_concern_the_whole_cluster() {
     let other = WsClient::connect(&nodes[2].url(&format!("/me?token={}", token("7")))).await;
     let online = nodes[2].rpc("online", json!({ "user": "42" })).await["result"].clone();
     assert_eq!((&online["connections"], &online["partial"]), (&json!(2), &json!(false)), "{online}");
-    let connections: u64 = online["nodes"].as_array().unwrap().iter().map(|node| node["connections"].as_u64().unwrap()).sum();
+    let connections: u64 =
+        online["nodes"].as_array().unwrap().iter().map(|node| node["connections"].as_u64().unwrap()).sum();
     assert_eq!(connections, 2);
     assert_eq!(nodes[2].rpc("disconnect", json!({ "user": 42 })).await["result"], json!({}));
     for socket in &mut sockets {

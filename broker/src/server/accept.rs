@@ -126,11 +126,8 @@ async fn answer(
 
 fn come_back(request: &Request<Incoming>, busy: TooMany) -> Response {
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let mut response = if accept.contains("text/event-stream") {
-        answer::come_back()
-    } else {
-        Problem::from(busy).into_response()
-    };
+    let mut response =
+        if accept.contains("text/event-stream") { answer::come_back() } else { Problem::from(busy).into_response() };
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
