@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use clarion_protocol::{Channel, MessageId, Publication, limits, publication::PublicationBody};
+use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
@@ -80,7 +81,7 @@ pub(crate) async fn publish_all(
 
 fn read(node: &Node, caller: &Caller, message: &RawValue) -> Result<Publication, Problem> {
     let body: PublicationBody<'_> =
-        serde_json::from_str(message.get()).map_err(|error| Problem::bad_request("bad_message", error.to_string()))?;
+        object(message.get()).map_err(|error| Problem::bad_request("bad_message", error))?;
     let publication = body.publication()?;
     if let clarion_protocol::Address::Channel(channel) = &publication.address {
         node.may_publish(caller, channel)?;
@@ -103,6 +104,15 @@ pub(crate) fn outcomes(results: &[Result<MessageId, Problem>]) -> Value {
 /// What a publisher gets for a message that the bus has taken.
 pub(crate) fn taken(id: &MessageId) -> Value {
     json!({ "id": id })
+}
+
+/// Reads an object by the names of its members. Serde alone would take an array for one, by their order.
+pub(crate) fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
+    if json.starts_with('{') {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    } else {
+        Err("expected an object".to_owned())
+    }
 }
 
 /// JSON that cannot be read, with the position of the mistake.

@@ -29,7 +29,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     answer::Problem,
-    api::body,
+    api::{self, body},
     auth::{AuthError, Unauthorized},
     node::{Caller, Node},
 };
@@ -141,9 +141,9 @@ async fn answer_all(node: &Arc<Node>, caller: &Caller, json: &[u8]) -> Option<Va
 }
 
 async fn answer_one(node: &Arc<Node>, caller: &Caller, json: &RawValue) -> Option<Value> {
-    let call: Call<'_> = match serde_json::from_str(json.get()) {
+    let call: Call<'_> = match api::object(json.get()) {
         Ok(call) => call,
-        Err(error) => return Some(reply("null", Err(Failure::request(&error.to_string())))),
+        Err(error) => return Some(reply("null", Err(Failure::request(&error)))),
     };
     if let Some(wrong) = call.wrong() {
         return Some(reply("null", Err(Failure::request(wrong))));

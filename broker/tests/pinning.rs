@@ -17,7 +17,7 @@ async fn pinned(pin: Pin) -> Vec<TestNode> {
 fn advertise(config: &mut Config, pin: Pin) {
     config.listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
     config.advertise = Some(config.listen.to_string());
-    config.public_url = Some(format!("http://{}", config.listen).parse().unwrap());
+    config.public_url = serde_json::from_value(json!(format!("http://{}", config.listen))).unwrap();
     config.pin = pin;
 }
 

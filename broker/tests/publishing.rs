@@ -148,6 +148,7 @@ async fn a_batch_has_a_result_for_each() {
         { "channel": "batch/c", "txt": "x" },
         { "text": "x" },
         "no message",
+        ["batch/c", "x"],
         { "channel": "batch/c", "base64": "ZHJlaQ==" },
     ]);
     let reply = Reply::post_json(&node.url("/api/batch"), &batch).await;
@@ -156,7 +157,7 @@ async fn a_batch_has_a_result_for_each() {
     let codes: Vec<_> =
         results.as_array().unwrap().iter().map(|r| r["error"]["code"].as_str().unwrap_or("ok")).collect();
     let bad = "bad_message";
-    assert_eq!(codes, ["ok", "ok", "bad_channel", bad, "too_large", bad, bad, bad, "ok"]);
+    assert_eq!(codes, ["ok", "ok", "bad_channel", bad, "too_large", bad, bad, bad, bad, "ok"]);
     assert_ne!(results[0]["id"], results[1]["id"]);
     for expected in [r#"{"n":1}"#, "zwei", "drei"] {
         assert_eq!(socket.text().await, expected);

@@ -92,7 +92,7 @@ pub(super) async fn dispatch(
 }
 
 fn read<'a, T: Deserialize<'a>>(given: &'a str) -> Result<T, Failure> {
-    serde_json::from_str(given).map_err(|error| params(&error.to_string()))
+    api::object(given).map_err(|error| params(&error))
 }
 
 fn params(message: &str) -> Failure {

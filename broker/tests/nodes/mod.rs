@@ -13,47 +13,47 @@ use clarion_testkit::{JwtKey, Metrics, Reply, eventually, http};
 use serde_json::{Value, json};
 
 /// The API key of nodes that are not in development mode.
-pub const KEY: &str = "secret-key";
+pub(crate) const KEY: &str = "secret-key";
 
 /// A node and the ends by which a test holds it.
-pub struct TestNode {
-    pub running: Running,
-    pub shutdown: Shutdown,
-    pub bus: Arc<Memory>,
+pub(crate) struct TestNode {
+    pub(crate) running: Running,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) bus: Arc<Memory>,
 }
 
 impl TestNode {
     /// A node in development mode, alone on its bus.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
     /// A node alone on its bus, set as a test wants it.
-    pub async fn with(configure: impl Fn(&mut Config)) -> Self {
+    pub(crate) async fn with(configure: impl Fn(&mut Config)) -> Self {
         cluster(1, configure).await.pop().expect("there is one")
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.running.listen)
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.running.node.as_str()
     }
 
-    pub async fn metrics(&self) -> Metrics {
+    pub(crate) async fn metrics(&self) -> Metrics {
         Metrics::parse(&Reply::get(&format!("http://{}/metrics", self.running.admin)).await.text())
     }
 
     /// Calls a method of JSON-RPC: the whole answer.
-    pub async fn rpc(&self, method: &str, params: Value) -> Value {
+    pub(crate) async fn rpc(&self, method: &str, params: Value) -> Value {
         let call = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
         Reply::of(http().post(self.url("/rpc")).header("x-api-key", KEY).body(call.to_string())).await.json()
     }
 }
 
 /// So many nodes on one bus, once each of them knows all others.
-pub async fn cluster(count: usize, configure: impl Fn(&mut Config)) -> Vec<TestNode> {
+pub(crate) async fn cluster(count: usize, configure: impl Fn(&mut Config)) -> Vec<TestNode> {
     let server = Server::new();
     let mut nodes = Vec::new();
     for number in 0..count {
@@ -89,11 +89,11 @@ async fn join(server: &Server, name: &str, configure: impl Fn(&mut Config)) -> T
 }
 
 /// Ends development mode: publishing needs [`KEY`] from now on.
-pub fn keyed(config: &mut Config) {
+pub(crate) fn keyed(config: &mut Config) {
     config.auth.api_keys = vec![serde_json::from_value(json!(KEY)).unwrap()];
 }
 
 /// A token that is good in development mode.
-pub fn token(user: &str) -> String {
+pub(crate) fn token(user: &str) -> String {
     JwtKey::hs256("development").token(user)
 }
