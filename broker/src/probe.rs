@@ -73,11 +73,10 @@ impl Metrics {
     }
 }
 
-/// Probes the bus for ever. Readiness is red from the call on until a first probe has come back.
+/// Probes the bus for ever, and keeps its reason in `ready`.
 ///
 /// Cancel safe: dropping the future ends it and leaves readiness as it was.
 pub async fn run(bus: BusHandle, config: Config, ready: Ready, metrics: Metrics) {
-    ready.set(BUS, Some("the bus has not answered yet".to_owned()));
     let mut link = bus.link();
     loop {
         let result = bus.probe(config.timeout).await;
