@@ -2,10 +2,23 @@
 
 use std::sync::{Arc, atomic::Ordering::SeqCst};
 
-use tokio::time::Instant;
+use async_trait::async_trait;
+use clarion_bus::{BusConfig, Delivery, Sink, memory::Server};
 
 use super::*;
 use crate::ingress::fake_bus::FakeBus;
+
+/// Probes are not deliveries, so nothing is to be taken here.
+struct Nobody;
+
+#[async_trait]
+impl Sink for Nobody {
+    async fn deliver(&self, batch: &mut Vec<Delivery>) {
+        batch.clear();
+    }
+
+    fn gap(&self) {}
+}
 
 struct Probed {
     ready: Ready,
@@ -61,8 +74,18 @@ async fn a_late_probe_rebuilds_and_only_one_that_came_back_is_green() {
     assert_eq!(began.elapsed().as_secs(), 4, "the next probe after a second, late after three");
     probed.until(None).await;
     assert_eq!(began.elapsed().as_secs(), 9, "the second late one kept it red");
-    assert_eq!(bus.rebuilt.load(SeqCst), 2);
     assert_eq!(probed.counter("clarion_probes_late_total"), 2.0);
+    assert_eq!(bus.rebuilt.load(SeqCst), 1, "the second came before the rebuilt link had its time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_stays_silent_is_rebuilt_again_but_not_all_the_time() {
+    let bus = Arc::new(FakeBus::new());
+    bus.probes.lock().extend([Err(ProbeError::Late); 10]);
+    let probed = start(bus.clone());
+    probed.until(None).await;
+    // Late at 3, 7, 11, … 39 seconds.
+    assert_eq!(bus.rebuilt.load(SeqCst), 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,4 +105,17 @@ async fn a_lost_link_is_red_at_once_with_its_reason_and_is_not_rebuilt() {
     probed.until(None).await;
     assert_eq!(probed.counter("clarion_probes_down_total"), 1.0);
     assert_eq!(bus.rebuilt.load(SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_cut_and_heals() {
+    let bus = Arc::new(Server::new().attach(&BusConfig::default(), Arc::new(Nobody)));
+    let probed = start(bus.clone());
+    probed.until(None).await;
+    bus.cut();
+    probed.until(Some("the link was cut")).await;
+    time::sleep(Duration::from_secs(10)).await;
+    assert!(probed.ready.ready().is_err());
+    bus.heal();
+    probed.until(None).await;
 }
