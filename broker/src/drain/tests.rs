@@ -173,7 +173,7 @@ async fn slow_clients_get_a_last_moment() {
     let recorder = Recorder { stuck: 3, ..Recorder::new(3) };
     let left = leave(&Config { wait: Duration::ZERO, ..Config::default() }, &recorder).await;
     assert_eq!(left.cut, 3);
-    assert!((7_000..8_000).contains(&recorder.at("flush")), "{}", recorder.at("flush"));
+    assert!((8_000..9_000).contains(&recorder.at("flush")), "{}", recorder.at("flush"));
 }
 
 #[test]
