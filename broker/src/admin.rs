@@ -85,6 +85,7 @@ mod tests {
     async fn readiness_tells_its_reasons() {
         let ready = Ready::new();
         let router = router(ready.clone(), Registry::new());
+        ready.set("bus", None);
         assert_eq!(ask(&router, "/health/ready").await, (StatusCode::OK, r#"{"status":"ready"}"#.to_owned()));
         ready.set("bus", Some("the bus is not connected".to_owned()));
         let (status, body) = ask(&router, "/health/ready").await;

@@ -22,8 +22,8 @@ const BATCH_MIN: usize = 20;
 /// What the bus may take to be told goodbye, at the beginning for the ring and at the end for good.
 const BUS_TIME: Duration = Duration::from_secs(1);
 /// When no connection went for so long although many were asked to, those left are dead or hopelessly slow: the exit does
-/// not wait for them to the last second, since every node has a few.
-const STALLED: Duration = Duration::from_secs(5);
+/// not wait for them to the last second, since every node has a few. Longer than the hub's own wait for a client's goodbye.
+const STALLED: Duration = Duration::from_secs(6);
 /// What the last clients get to take what is pending for them after the last batch.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 

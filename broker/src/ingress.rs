@@ -4,6 +4,8 @@
 //! does not take now is refused now.
 
 mod deliverer;
+#[cfg(test)]
+pub(crate) mod fake_bus;
 mod metrics;
 
 use std::{sync::Arc, time::Duration};

@@ -9,9 +9,15 @@ use std::time::Duration;
 use clarion_bus::{BusHandle, Link, ProbeError};
 use clarion_protocol::limits;
 use prometheus::{Histogram, HistogramOpts, IntCounter, Registry};
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
 
 pub use ready::{Ready, Reasons};
+
+/// The shortest time between two rebuilds: a link with many interests takes a while to come back, and each rebuild is a gap.
+const REBUILD_PAUSE: Duration = Duration::from_secs(10);
 
 /// The readiness reason that belongs to the bus.
 pub const BUS: &str = "bus";
@@ -73,20 +79,25 @@ impl Metrics {
     }
 }
 
-/// Probes the bus for ever. Readiness is red from the call on until a first probe has come back.
+/// Probes the bus for ever, and keeps its reason in `ready`.
 ///
 /// Cancel safe: dropping the future ends it and leaves readiness as it was.
 pub async fn run(bus: BusHandle, config: Config, ready: Ready, metrics: Metrics) {
-    ready.set(BUS, Some("the bus has not answered yet".to_owned()));
     let mut link = bus.link();
+    let mut rebuilt = None;
     loop {
         let result = bus.probe(config.timeout).await;
         judge(result, &bus, &ready, &metrics);
+        if result == Err(ProbeError::Late) && rebuilt.is_none_or(|at: Instant| at.elapsed() >= REBUILD_PAUSE) {
+            tracing::warn!("a probe over the bus is late; its subscriptions are made anew");
+            rebuilt = Some(Instant::now());
+            bus.rebuild();
+        }
         pause(&mut link, config.interval, &ready).await;
     }
 }
 
-/// Acts on what came of a probe.
+/// Shows what came of a probe.
 fn judge(result: Result<Duration, ProbeError>, bus: &BusHandle, ready: &Ready, metrics: &Metrics) {
     match result {
         Ok(round_trip) => {
@@ -96,8 +107,6 @@ fn judge(result: Result<Duration, ProbeError>, bus: &BusHandle, ready: &Ready, m
         Err(error @ ProbeError::Late) => {
             metrics.late.inc();
             ready.set(BUS, Some(format!("the bus does not deliver: {error}")));
-            tracing::warn!("a probe over the bus is late; the subscriptions are made anew");
-            bus.rebuild();
         }
         // It connects by itself; a rebuild would only disturb the attempt.
         Err(ProbeError::Down) => {

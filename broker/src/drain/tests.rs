@@ -151,11 +151,29 @@ async fn whatever_hangs_it_ends_before_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn steps_that_took_long_leave_less_time_for_closing() {
+    let recorder = Recorder { hanging: &["ring", "accept"], ..Recorder::new(30_000) };
+    let left = leave(&Config::default(), &recorder).await;
+    assert_eq!(recorder.at("accept"), 6_000);
+    assert!(recorder.at("flush") <= 27_000, "{}", recorder.at("flush"));
+    assert_eq!(left.cut, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_no_time_for_closing_all_go_at_once() {
+    let recorder = Recorder::new(1_000);
+    let config = Config { wait: Duration::from_secs(26), ..Config::default() };
+    let left = leave(&config, &recorder).await;
+    assert_eq!(recorder.batches(), [(26_000, 1_000)]);
+    assert_eq!(left.cut, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn slow_clients_get_a_last_moment() {
     let recorder = Recorder { stuck: 3, ..Recorder::new(3) };
     let left = leave(&Config { wait: Duration::ZERO, ..Config::default() }, &recorder).await;
     assert_eq!(left.cut, 3);
-    assert!((7_000..8_000).contains(&recorder.at("flush")), "{}", recorder.at("flush"));
+    assert!((8_000..9_000).contains(&recorder.at("flush")), "{}", recorder.at("flush"));
 }
 
 #[test]

@@ -85,13 +85,16 @@ pub(super) fn show_bus(bus: &BusHandle, registry: &Registry) -> Result<(), prome
     registry.register(Box::new(BusStats::new(bus.clone())?))
 }
 
+/// Which of the bus's counters.
+type Read = fn(&Stats) -> u64;
+
 struct BusStats {
     bus: BusHandle,
     /// What was shown last: a Prometheus counter can only be added to.
     shown: Mutex<Stats>,
     interests: IntGauge,
     subscriptions: IntGauge,
-    counters: [(IntCounter, fn(&Stats) -> u64); 6],
+    counters: [(IntCounter, Read); 6],
 }
 
 impl BusStats {

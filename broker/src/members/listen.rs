@@ -23,8 +23,9 @@ const BATCH: usize = 256;
 
 /// The view of a node that knows nobody yet.
 pub(super) fn alone(me: &Me, instance: &str, config: &Config) -> View {
-    let peer = peer_of(me, instance, config);
+    let mut peer = peer_of(me, instance, config);
     let ring = make([peer.member()]).expect("a ring of one member with a checked weight");
+    peer.ring = ring.identity().to_string();
     View {
         me: me.node.clone(),
         ring: Arc::new(ring),

@@ -62,6 +62,13 @@ impl Questions {
     }
 }
 
+#[cfg(test)]
+impl Questions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.lock().is_empty()
+    }
+}
+
 /// Closed when dropped, answered or not.
 struct Question<'a> {
     questions: &'a Questions,

@@ -34,7 +34,6 @@ async fn say(shared: &Shared, leaving: bool) {
     let view = shared.view.borrow().clone();
     let Some(me) = view.peers.get(&view.me) else { return };
     let mut heartbeat = me.heartbeat(leaving);
-    heartbeat.ring = view.ring.identity().to_string();
     heartbeat.connections = shared.here.connections() as u64;
     // The probe tells of a bus that is down; here it only means silence, which the others understand.
     if let Err(error) = shared.say(control::subject(control::MEMBERS), &heartbeat).await {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 
+use super::BUS;
+
 /// What keeps a node from being ready: who says so, and the reason to show.
 pub type Reasons = BTreeMap<&'static str, String>;
 
@@ -14,10 +16,10 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Nobody objects yet. Those who will, do so before the first request is answered.
+    /// Not ready until a first probe has come back: nobody knows yet whether the bus delivers.
     #[must_use]
     pub fn new() -> Self {
-        Self { reasons: watch::Sender::new(Reasons::new()) }
+        Self { reasons: watch::Sender::new(Reasons::from([(BUS, "the bus has not answered yet".to_owned())])) }
     }
 
     /// Objects under a name, or withdraws with `None`. Each change is logged once.
@@ -69,8 +71,10 @@ mod tests {
     #[test]
     fn ready_is_when_nobody_objects() {
         let ready = Ready::new();
+        assert_eq!(ready.ready(), Err(vec!["the bus has not answered yet".to_owned()]));
+        ready.set(BUS, None);
         assert_eq!(ready.ready(), Ok(()));
-        ready.set("bus", Some("down".into()));
+        ready.set(BUS, Some("down".into()));
         ready.clone().set("leaving", Some("leaving".into()));
         assert_eq!(ready.ready(), Err(vec!["down".to_owned(), "leaving".to_owned()]));
         ready.set("bus", None);
@@ -83,10 +87,10 @@ mod tests {
     fn only_changes_wake_those_who_wait() {
         let ready = Ready::new();
         let mut watch = ready.watch();
-        ready.set("bus", Some("down".into()));
+        ready.set(BUS, Some("down".into()));
         assert!(watch.has_changed().unwrap());
         watch.mark_unchanged();
-        ready.set("bus", Some("down".into()));
+        ready.set(BUS, Some("down".into()));
         ready.set("other", None);
         assert!(!watch.has_changed().unwrap());
     }
