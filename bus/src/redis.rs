@@ -42,6 +42,9 @@ use crate::{
     tls,
 };
 
+/// Where the publishing connection stands among the links.
+const PUBLISHER: u16 = u16::MAX;
+
 /// Starts a Redis bus.
 ///
 /// # Errors
@@ -69,7 +72,7 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
         command_timeout: config.command_timeout,
         reconnect_max: config.reconnect_max,
     });
-    let publisher = Publisher::start(url, config, &credentials, sharded);
+    let publisher = Arc::new(Publisher::start(url, config, &credentials, sharded));
     let redis = Redis {
         shared,
         publisher,
@@ -77,6 +80,9 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
         stop: CancellationToken::new(),
         probes: AtomicU64::new(0),
     };
+    redis.shared.lanes.lock().insert(PUBLISHER, Lane { state: Link::Down(None), echo: None });
+    let (publisher, shared, stop) = (redis.publisher.clone(), redis.shared.clone(), redis.stop.clone());
+    redis.tasks.spawn(async move { publisher.watch(stop, |state| shared.report(PUBLISHER, state)).await });
     let target = Target::new(url, credentials);
     redis.shared.start_lane(0, target, redis.stop.child_token(), &redis.tasks);
     Ok(Arc::new(redis))
@@ -107,7 +113,8 @@ struct Shared {
 /// A link as the others see it.
 struct Lane {
     state: Link,
-    echo: Arc<Echo>,
+    /// The publishing connection has none.
+    echo: Option<Arc<Echo>>,
 }
 
 impl Shared {
@@ -116,7 +123,7 @@ impl Shared {
         let name = format!("probe.{:016x}", rand::random::<u64>());
         let name = InternalName::parse(&name).expect("hexadecimal digits are good in internal names");
         let echo = Arc::new(Echo { subject: self.prefix.redis(&name.into()), heard: watch::Sender::new(0) });
-        self.lanes.lock().insert(lane, Lane { state: Link::Down(None), echo: echo.clone() });
+        self.lanes.lock().insert(lane, Lane { state: Link::Down(None), echo: Some(echo.clone()) });
         tasks.spawn(Subscriber { shared: self.clone(), lane, target, echo, retired }.run());
     }
 
@@ -153,7 +160,7 @@ impl Shared {
 
 struct Redis {
     shared: Arc<Shared>,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     tasks: TaskTracker,
     stop: CancellationToken,
     probes: AtomicU64,
@@ -203,7 +210,7 @@ impl Bus for Redis {
         if *self.shared.link.borrow() != Link::Up {
             return Err(ProbeError::Down);
         }
-        let echoes: Vec<_> = self.shared.lanes.lock().values().map(|lane| lane.echo.clone()).collect();
+        let echoes: Vec<_> = self.shared.lanes.lock().values().filter_map(|lane| lane.echo.clone()).collect();
         let started = Instant::now();
         let all = futures_util::future::try_join_all(echoes.into_iter().map(|echo| self.probe_one(echo)));
         match tokio::time::timeout(timeout, all).await {

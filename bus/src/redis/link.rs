@@ -182,7 +182,9 @@ impl Session {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rebuild = self.shared.rebuild.subscribe();
         tokio::pin!(moved);
-        self.command(self.words().0, std::slice::from_ref(&self.echo.subject), Owed::Echo);
+        let (join, _) = self.words();
+        let subject = [self.echo.subject.clone()];
+        self.command(join, &subject, Owed::Echo);
         loop {
             self.fill();
             self.judge(backoff);

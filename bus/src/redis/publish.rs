@@ -11,7 +11,7 @@ use fred::{
     error::{Error, ErrorKind},
     interfaces::{ClientLike as _, EventInterface as _, PubsubInterface as _},
     types::{
-        Builder, Value,
+        Builder, ClientState, Value,
         config::{
             ConnectionConfig, Options, PerformanceConfig, ReconnectPolicy, Server, ServerConfig, TlsConnector,
             UnresponsiveConfig,
@@ -19,9 +19,10 @@ use fred::{
     },
 };
 use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
 
 use super::dial::Credentials;
-use crate::{BusConfig, PublishError, RedisMode, RedisUrl};
+use crate::{BusConfig, Link, PublishError, RedisMode, RedisUrl};
 
 /// The connection on which this node publishes.
 #[derive(Debug)]
@@ -30,8 +31,9 @@ pub(crate) struct Publisher {
     prefix: Prefix,
     max_payload: usize,
     sharded: bool,
-    /// Counts connections. A message that was answered on another one than it was given to had to wait in between.
-    epoch: std::sync::Arc<AtomicU64>,
+    /// Counts what went wrong with the connection. A message that was given to one and answered on the next had to
+    /// wait in between, and may have left before the subscribers were back.
+    epoch: AtomicU64,
 }
 
 impl Publisher {
@@ -62,25 +64,32 @@ impl Publisher {
         policy.set_jitter(100);
         builder.set_policy(policy);
         let client = builder.build().expect("a configuration with a server is complete");
-        client.id();
-        let epoch = std::sync::Arc::new(AtomicU64::new(0));
-        let counter = epoch.clone();
-        client.on_error(|(error, _)| async move {
-            tracing::debug!(%error, "the bus's publishing connection has an error");
-            Ok(())
-        });
-        client.on_reconnect(move |_| {
-            let counter = counter.clone();
-            async move {
-                counter.fetch_add(1, Relaxed);
-                Ok(())
-            }
-        });
         // The task ends when the client quits; what goes wrong before shows in every publish.
         drop(client.connect());
         let options = Options { fail_fast: true, max_attempts: Some(1), timeout: Some(timeout), ..Options::default() };
         let client = client.with_options(&options);
+        let epoch = AtomicU64::new(0);
         Self { client, prefix: config.prefix.clone(), max_payload: config.max_payload, sharded, epoch }
+    }
+
+    /// Tells of the connection's state whenever it changes, until `stop`.
+    pub(crate) async fn watch(&self, stop: CancellationToken, report: impl Fn(Link)) {
+        let mut errors = self.client.error_rx();
+        let mut why = None;
+        loop {
+            let up = self.client.state() == ClientState::Connected;
+            report(if up { Link::Up } else { Link::Down(why.clone()) });
+            // fred tells of errors before it forgets the connection and of connections before it counts on them.
+            let pause = if up { Duration::from_millis(500) } else { Duration::from_millis(20) };
+            tokio::select! {
+                error = errors.recv() => {
+                    self.epoch.fetch_add(1, Relaxed);
+                    why = error.ok().map(|(error, _)| error.details().to_owned()).or(why);
+                }
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+        }
     }
 
     /// Publishes one message.
@@ -107,7 +116,6 @@ impl Publisher {
             self.client.publish(subject, payload).await
         };
         match result {
-            // It may have left before the subscribers were back.
             Ok(_) if self.epoch.load(Relaxed) != epoch => {
                 Err(PublishError::Unknown("the connection was lost meanwhile".to_owned()))
             }
