@@ -17,7 +17,7 @@ async fn pinned(pin: Pin) -> Vec<TestNode> {
 fn advertise(config: &mut Config, pin: Pin) {
     config.listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
     config.advertise = Some(config.listen.to_string());
-    config.public_url = serde_json::from_value(json!(format!("http://{}", config.listen))).unwrap();
+    config.public_url = serde_json::from_value(json!(format!("http://{}", config.listen))).expect("a URL");
     config.pin = pin;
 }
 
@@ -26,10 +26,10 @@ async fn home(nodes: &[TestNode], user: &str) -> usize {
     let path = format!("/connection/locate?token={}", token(user));
     let mut homes = Vec::new();
     for node in nodes {
-        homes.push(Reply::get(&node.url(&path)).await.json()["node"].as_str().unwrap().to_owned());
+        homes.push(Reply::get(&node.url(&path)).await.json()["node"].as_str().expect("a name").to_owned());
     }
     assert!(homes.iter().all(|home| *home == homes[0]), "{homes:?}");
-    nodes.iter().position(|node| node.name() == homes[0]).unwrap()
+    nodes.iter().position(|node| node.name() == homes[0]).expect("one of them")
 }
 
 /// A user, his home and a node that is not it.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const FORM: &str = "application/x-www-form-urlencoded";
 
 fn error_code(reply: &Reply) -> (u16, String) {
-    (reply.code(), reply.json()["error"]["code"].as_str().unwrap().to_owned())
+    (reply.code(), reply.json()["error"]["code"].as_str().expect("an error").to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,10 @@ mod nodes;
 
 use std::time::Duration;
 
+use clarion_broker::{
+    config::Config,
+    server::{self, CannotListen, Shutdown},
+};
 use clarion_protocol::limits;
 use clarion_testkit::{JwtKey, Reply, SseClient, SseItem, WsClient, WsItem, eventually, http, in_seconds, within};
 use nodes::{KEY, TestNode, keyed, token};
@@ -20,8 +24,8 @@ async fn publish(node: &TestNode, channel: &str, payload: &str) {
 
 async fn ws_refused(url: &str) -> (u16, String) {
     let refused = WsClient::request(url).connect().await.expect_err("it is refused");
-    let code = serde_json::from_str::<serde_json::Value>(&refused.body).unwrap()["error"]["code"].clone();
-    (refused.status, code.as_str().unwrap().to_owned())
+    let body: serde_json::Value = serde_json::from_str(&refused.body).expect("the body is JSON");
+    (refused.status, body["error"]["code"].as_str().expect("it names the error").to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -376,10 +380,9 @@ async fn half_a_request_is_not_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named() {
     let node = TestNode::start().await;
-    let mut config = clarion_broker::config::Config::default();
-    config.listen = node.running.listen;
-    let error = clarion_broker::server::start(config, clarion_broker::server::Shutdown::new()).await.err().unwrap();
-    assert!(error.downcast_ref::<clarion_broker::server::CannotListen>().is_some());
+    let config = Config { listen: node.running.listen, ..Config::default() };
+    let error = server::start(config, Shutdown::new()).await.err().unwrap();
+    assert!(error.downcast_ref::<CannotListen>().is_some());
     assert!(error.to_string().contains(&node.running.listen.to_string()), "{error}");
 }
 

@@ -73,7 +73,7 @@ pub(crate) async fn cluster(count: usize, configure: impl Fn(&mut Config)) -> Ve
 /// One more node on a bus.
 async fn join(server: &Server, name: &str, configure: impl Fn(&mut Config)) -> TestNode {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-    let node = NodeName::parse(name).unwrap();
+    let node = NodeName::parse(name).expect("a valid name");
     let mut config = Config { listen: any_port, admin_listen: any_port, node, ..Config::default() };
     // Load balancers are not waited for, there are none.
     config.drain.wait = std::time::Duration::ZERO;
@@ -84,13 +84,13 @@ async fn join(server: &Server, name: &str, configure: impl Fn(&mut Config)) -> T
         bus = Some(memory.clone());
         Ok(memory)
     });
-    let running = running.await.unwrap();
-    TestNode { running, shutdown, bus: bus.unwrap() }
+    let running = running.await.expect("it starts");
+    TestNode { running, shutdown, bus: bus.expect("it was asked for") }
 }
 
 /// Ends development mode: publishing needs [`KEY`] from now on.
 pub(crate) fn keyed(config: &mut Config) {
-    config.auth.api_keys = vec![serde_json::from_value(json!(KEY)).unwrap()];
+    config.auth.api_keys = vec![serde_json::from_value(json!(KEY)).expect("a key")];
 }
 
 /// A token that is good in development mode.
