@@ -3,11 +3,14 @@
 //! A bus carries opaque messages and knows nothing of sockets. It takes publications, and hands what its server
 //! sends for the node's interests to the [`Sink`] it was started with, in the order of the bus.
 
+mod backoff;
+mod bus_url;
 mod config;
 pub mod memory;
-pub mod nats;
-pub mod redis;
+mod nats;
+mod redis;
 mod table;
+mod tls;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +19,8 @@ use clarion_protocol::{Address, Interest, InternalName, Message, Publication};
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
-pub use config::{BusConfig, BusUrl, ConfigError, PubSub, connect};
+pub use bus_url::{BusUrl, BusUrlError, HostPort, NatsAuth, NatsUrl, RedisMode, RedisUrl, Secret};
+pub use config::{BusConfig, ConfigError, PubSub, connect};
 
 /// A subscription of this node that stands on the bus, however many sockets share it. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -137,6 +141,8 @@ pub struct Stats {
     pub interests: u64,
     /// Gauge: subscriptions at the server that carry them.
     pub subscriptions: u64,
+    /// Gauge: subscriptions that the server refuses although somebody holds them; they are asked for again and again.
+    pub refused: u64,
     /// Connections of the subscriber link after the first.
     pub reconnects: u64,
     /// Messages received for an interest.
