@@ -221,7 +221,8 @@ mod tests {
 
     use super::*;
 
-    const INFO: &str = r#"{"server_id":"x","max_payload":1048576,"headers":true,"nonce":"n0nce","connect_urls":["a:1"]}"#;
+    const INFO: &str =
+        r#"{"server_id":"x","max_payload":1048576,"headers":true,"nonce":"n0nce","connect_urls":["a:1"]}"#;
 
     fn connect(login: &Login) -> Value {
         let info: Info = serde_json::from_str(INFO).unwrap();

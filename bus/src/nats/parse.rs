@@ -31,12 +31,7 @@ impl Frame {
     /// The same places counted from `by` bytes earlier.
     pub(crate) fn shifted(self, by: usize) -> Self {
         let shift = |range: Range<usize>| range.start + by..range.end + by;
-        Self {
-            sid: self.sid,
-            subject: shift(self.subject),
-            headers: shift(self.headers),
-            payload: shift(self.payload),
-        }
+        Self { sid: self.sid, subject: shift(self.subject), headers: shift(self.headers), payload: shift(self.payload) }
     }
 }
 
@@ -67,7 +62,7 @@ pub(crate) enum Op {
 /// The stream is not, or no longer, the protocol; the connection is of no more use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the server's answer is not the NATS protocol: {0}")]
-pub(crate) struct Malformed(&'static str);
+pub(crate) struct Malformed(pub(crate) &'static str);
 
 /// Reads one operation after the other from the bytes that are not yet consumed.
 #[derive(Debug)]

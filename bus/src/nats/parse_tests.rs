@@ -58,20 +58,21 @@ fn said() -> impl Strategy<Value = (Said, Vec<u8>)> {
     let reply = proptest::option::of("[0-9]{1,5}|_INBOX\\.[a-z0-9]{4}");
     let payload = proptest::collection::vec(any::<u8>(), 0..LIMIT + 40);
     let header = proptest::option::of("NATS/1.0\r\n([A-Z][a-z]{1,8}: [ -~]{0,12}\r\n){0,3}\r\n");
-    let message = (token, 0..u64::MAX / 100, reply, header, payload).prop_map(|(subject, sid, reply, header, payload)| {
-        let reply = reply.map(|reply| format!("{reply} ")).unwrap_or_default();
-        let headers = header.unwrap_or_default().into_bytes();
-        let total = headers.len() + payload.len();
-        let line = match headers.len() {
-            0 => format!("MSG {subject} {sid} {reply}{total}\r\n"),
-            length => format!("HMSG {subject} {sid} {reply}{length} {total}\r\n"),
-        };
-        let wire = [line.as_bytes(), &headers, &payload, b"\r\n"].concat();
-        if payload.len() > LIMIT {
-            return (Said::Oversize(sid), wire);
-        }
-        (Said::Message { sid, subject: subject.into_bytes(), headers, payload }, wire)
-    });
+    let message =
+        (token, 0..u64::MAX / 100, reply, header, payload).prop_map(|(subject, sid, reply, header, payload)| {
+            let reply = reply.map(|reply| format!("{reply} ")).unwrap_or_default();
+            let headers = header.unwrap_or_default().into_bytes();
+            let total = headers.len() + payload.len();
+            let line = match headers.len() {
+                0 => format!("MSG {subject} {sid} {reply}{total}\r\n"),
+                length => format!("HMSG {subject} {sid} {reply}{length} {total}\r\n"),
+            };
+            let wire = [line.as_bytes(), &headers, &payload, b"\r\n"].concat();
+            if payload.len() > LIMIT {
+                return (Said::Oversize(sid), wire);
+            }
+            (Said::Message { sid, subject: subject.into_bytes(), headers, payload }, wire)
+        });
     prop_oneof![
         8 => message,
         1 => Just((Said::Ping, b"PING\r\n".to_vec())),

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use rand::seq::SliceRandom as _;
 use tokio::time::Instant;
 
-use crate::{HostPort, url::host_port};
+use crate::{HostPort, bus_url::host_port};
 
 /// How many servers are learnt from the servers themselves.
 const MAX_LEARNT: usize = 256;
