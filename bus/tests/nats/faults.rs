@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clarion_bus::{BusConfig, Link, PublishError, SubscribeError};
-use clarion_testkit::{NatsServer, SilentServer, TcpProxy, eventually, within};
+use clarion_testkit::{NatsServer, SilentServer, TcpProxy, eventually, patience, within};
 
 use crate::kit::{Node, config, publication};
 
@@ -74,16 +74,23 @@ async fn a_server_that_never_answers_is_no_server() {
 }
 
 #[tokio::test]
-async fn a_server_that_freezes_is_noticed() {
+async fn a_server_that_freezes_is_noticed_on_both_connections() {
     let server = NatsServer::start().await;
-    let config = BusConfig { command_timeout: Duration::from_millis(500), ..config(&server.url()) };
+    let proxy = TcpProxy::start(server.addr()).await;
+    let config = BusConfig {
+        command_timeout: Duration::from_millis(500),
+        connect_timeout: patience() * 2,
+        ..config(&format!("nats://{}", proxy.addr()))
+    };
     let node = Node::up(&config).await;
     node.subscribe("a").await;
-    server.pause();
-    node.wait_down().await;
-    server.resume();
+    assert_eq!(proxy.accepted(), 2);
+    proxy.stall();
+    // Each of them waits for an answer to its second attempt for longer than this test.
+    eventually("both connect anew", async || proxy.accepted() == 4).await;
+    proxy.resume();
+    eventually("the gap is told of", async || node.gaps() == 1).await;
     node.wait_up().await;
-    eventually("the gap is told of", async || node.gaps() > 0).await;
     node.publish("a", "x").await;
     node.take(1).await;
 }
