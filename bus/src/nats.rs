@@ -1,10 +1,12 @@
 //! NATS: core subjects carry the live relay.
 //!
 //! A node has two connections, both speaking the text protocol here, without a library: the subscriber link, and one for
-//! publishing, so that a link which waits for its sink never keeps a publication's answer. `async-nats` cannot keep
-//! what [`Bus::publish`] promises: it has no round trip to wait for (its `flush` returns when the socket has taken the
-//! bytes), keeps what it was given in its queue across an outage and sends it afterwards, and reports a refused subject through a
-//! channel that drops. It is for streams and key-value buckets, where the server answers each request.
+//! publishing, so that a link which waits for its sink never keeps a publication's answer.
+//!
+//! `async-nats` (0.51) cannot keep what [`Bus::publish`] promises, as was tried: its `flush` returns when the socket has taken the
+//! bytes (62 µs with the server frozen); what is published while it is disconnected answers Ok and is sent after the
+//! reconnect, and so is a request that its caller has given up; of 10,000 refused publications its events told of 3,169.
+//! It is for streams and key-value buckets, where the server answers each request.
 
 mod connection;
 mod conversation;
@@ -167,5 +169,8 @@ impl Bus for Nats {
         };
         // A sink that takes nothing any more must not keep the process: what is not over by then is dropped.
         let _ = tokio::time::timeout(self.command_timeout * 2, ended).await;
+        for half in [Half::Subscriber, Half::Publisher] {
+            self.status.set(half, Link::Down(Some("closed".to_owned())));
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What the NATS bus promises, on a real nats-server: beside the conformance suite, which holds for every bus.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may say so anywhere")]
+
 #[path = "nats/auth.rs"]
 mod auth;
 #[path = "nats/cluster.rs"]

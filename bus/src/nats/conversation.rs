@@ -209,7 +209,7 @@ mod tests {
         let (mut out, _far) = outgoing().await;
         tokio::time::pause();
         let mut fences = Fences::new(Duration::from_secs(4));
-        let mut next = async |fences: &mut Fences<u8>| loop {
+        let next = async |fences: &mut Fences<u8>| loop {
             match fences.pulse().await {
                 Pulse::Well => {}
                 other => return (other, fences.heard.elapsed()),

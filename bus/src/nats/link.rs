@@ -64,12 +64,12 @@ impl Task {
         let mut backoff = Backoff::new(self.reconnect_max);
         let mut intake = Intake::new(self.interests.clone(), self.counters.clone(), self.prefix.clone());
         let closed = self.closed.clone();
-        let (mut first, mut next) = (true, None);
+        let (mut first, mut pause, mut next) = (true, Duration::ZERO, None);
         loop {
             let connection = match next.take() {
                 Some(connection) => connection,
                 None => tokio::select! {
-                    connection = self.connect(&mut backoff) => connection,
+                    connection = self.connect(pause, &mut backoff) => connection,
                     () = closed.cancelled() => break,
                 },
             };
@@ -88,19 +88,21 @@ impl Task {
                 End::Lost(reason) => {
                     tracing::warn!(reason, "the subscriber link is lost");
                     self.status.set(Half::Subscriber, Link::Down(Some(reason)));
+                    pause = backoff.pause();
                 }
             }
         }
         self.status.set(Half::Subscriber, Link::Down(Some("closed".to_owned())));
     }
 
-    async fn connect(&self, backoff: &mut Backoff) -> Connection {
+    async fn connect(&self, mut pause: Duration, backoff: &mut Backoff) -> Connection {
         loop {
-            tokio::time::sleep(backoff.pause()).await;
+            tokio::time::sleep(pause).await;
             match self.dialer.dial(SUFFIX).await {
                 Ok(connection) => return connection,
                 Err(error) => self.status.set(Half::Subscriber, Link::Down(Some(error.to_string()))),
             }
+            pause = backoff.pause();
         }
     }
 

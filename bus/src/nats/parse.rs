@@ -247,10 +247,17 @@ fn control(line: &[u8]) -> Result<Op, Malformed> {
     }
 }
 
-/// The names and values of a header block, without its version line.
+/// The names and values of a header block, without its version line; nothing when it is no text.
 pub(crate) fn headers(block: &[u8]) -> impl Iterator<Item = (&str, &str)> {
-    let text = std::str::from_utf8(block).unwrap_or_default();
-    text.split("\r\n").skip(1).filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim()))
+    let mut rest = std::str::from_utf8(block).unwrap_or_default();
+    let mut line = move || {
+        let end = memchr::memchr(b'\n', rest.as_bytes())?;
+        let (line, behind) = rest.split_at(end + 1);
+        rest = behind;
+        Some(line)
+    };
+    line();
+    std::iter::from_fn(line).filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim()))
 }
 
 #[cfg(test)]

@@ -16,11 +16,12 @@ use queue::{Pending, Request};
 pub(crate) use queue::{Publisher, Taker};
 
 use super::{
-    connection::{Connection, Dialer, text_of},
+    connection::{Connection, Dialer, Reader, text_of},
     conversation::{Fences, Outgoing, Pulse, Successor},
     handshake::Info,
     parse::Op,
     refusal::{self, Refusal},
+    servers::Server,
     status::{Half, Status},
 };
 use crate::{BusConfig, Link, backoff::Backoff};
@@ -73,16 +74,15 @@ impl Task {
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(self.reconnect_max);
         let closed = self.closed.clone();
-        let mut next = None;
+        let (mut pause, mut next) = (Duration::ZERO, None);
         while !closed.is_cancelled() {
             let connection = match next.take() {
                 Some(connection) => connection,
-                None => match self.connect(&mut backoff).await {
+                None => match self.connect(pause, &mut backoff).await {
                     Some(connection) => connection,
                     None => break,
                 },
             };
-            self.taker.limit(connection.info.max_payload);
             self.status.set(Half::Publisher, Link::Up);
             tracing::debug!(server = %connection.server.address, "publishing to this NATS server");
             match self.serve(connection, &mut backoff).await {
@@ -91,6 +91,7 @@ impl Task {
                 End::Lost(reason) => {
                     tracing::warn!(reason, "the connection for publishing is lost");
                     self.status.set(Half::Publisher, Link::Down(Some(reason)));
+                    pause = backoff.pause();
                 }
             }
         }
@@ -102,15 +103,16 @@ impl Task {
     }
 
     /// Tries to connect until it works; answers all who come meanwhile. `None` when the bus was closed.
-    async fn connect(&mut self, backoff: &mut Backoff) -> Option<Connection> {
+    async fn connect(&mut self, mut pause: Duration, backoff: &mut Backoff) -> Option<Connection> {
         let (dialer, status, closed) = (self.dialer.clone(), self.status.clone(), self.closed.clone());
         let dial = async {
             loop {
-                tokio::time::sleep(backoff.pause()).await;
+                tokio::time::sleep(pause).await;
                 match dialer.dial(SUFFIX).await {
                     Ok(connection) => return connection,
                     Err(error) => status.set(Half::Publisher, Link::Down(Some(error.to_string()))),
                 }
+                pause = backoff.pause();
             }
         };
         let refuse = async {
@@ -127,57 +129,22 @@ impl Task {
 
     /// Sends what comes until the connection ends; then everything that was taken is answered.
     async fn serve(&mut self, connection: Connection, backoff: &mut Backoff) -> End {
-        let Connection { mut reader, writer, server, .. } = connection;
+        let Connection { mut reader, writer, server, info } = connection;
         let mut sending = Sending { out: Outgoing::new(writer), fences: Fences::new(self.command_timeout) };
-        let mut successor = Successor::default();
-        let mut taken = Vec::new();
-        let (mut moved, mut closing) = (None, false);
+        let mut leaving = Leaving::default();
+        self.note(&info, &server, &mut leaving);
         let end = loop {
-            let idle = sending.fences.len() == 0 && !sending.out.waits();
-            match (idle, closing, moved.take()) {
-                (true, true, _) => break End::Closed,
-                (true, false, Some(connection)) => break End::Moved(connection),
-                (_, _, unchanged) => moved = unchanged,
+            if sending.is_idle()
+                && let Some(end) = leaving.end()
+            {
+                break end;
             }
-            let takes = sending.has_room() && moved.is_none() && !closing;
-            let step = tokio::select! {
-                read = reader.fill() => match read {
-                    Ok(_) => {
-                        sending.fences.heard();
-                        sending.take_in(&mut reader)
-                    }
-                    Err(error) => Err(error.to_string()),
-                },
-                written = sending.out.write(), if sending.out.waits() => {
-                    written.map(|()| Heard::default()).map_err(|error| error.to_string())
-                }
-                count = self.requests.recv_many(&mut taken, TAKE), if takes => {
-                    closing = count == 0;
-                    sending.queue(taken.drain(..));
-                    Ok(Heard::default())
-                }
-                pulse = sending.fences.pulse() => sending.beat(&pulse),
-                connection = successor.found() => {
-                    moved = Some(Box::new(connection));
-                    Ok(Heard::default())
-                }
-                () = self.closed.cancelled(), if !closing => {
-                    closing = true;
-                    Ok(Heard::default())
-                }
-            };
-            match step {
+            match self.step(&mut reader, &mut sending, &mut leaving).await {
                 Ok(heard) => {
                     if heard.pong {
                         backoff.reset();
                     }
-                    if let Some(info) = heard.info {
-                        self.taker.limit(info.max_payload);
-                        self.dialer.servers.learn(&server, &info.connect_urls);
-                        if info.ldm {
-                            successor.seek(&self.dialer, &server, SUFFIX, self.reconnect_max);
-                        }
-                    }
+                    heard.info.iter().for_each(|info| self.note(info, &server, &mut leaving));
                 }
                 Err(reason) => break End::Lost(reason),
             }
@@ -189,6 +156,60 @@ impl Task {
             sending.out.shut_down().await;
         }
         end
+    }
+
+    /// Waits for one thing to happen and does what it asks for.
+    async fn step(
+        &mut self,
+        reader: &mut Reader,
+        sending: &mut Sending,
+        leaving: &mut Leaving,
+    ) -> Result<Heard, String> {
+        let mut taken = Vec::new();
+        tokio::select! {
+            read = reader.fill() => {
+                read.map_err(|error| error.to_string())?;
+                sending.fences.heard();
+                return sending.take_in(reader);
+            }
+            written = sending.out.write(), if sending.out.waits() => written.map_err(|error| error.to_string())?,
+            count = self.requests.recv_many(&mut taken, TAKE), if sending.has_room() && !leaving.is_decided() => {
+                leaving.closing = count == 0;
+                sending.queue(taken);
+            }
+            pulse = sending.fences.pulse() => sending.beat(&pulse)?,
+            connection = leaving.successor.found() => leaving.moved = Some(Box::new(connection)),
+            () = self.closed.cancelled(), if !leaving.closing => leaving.closing = true,
+        }
+        Ok(Heard::default())
+    }
+
+    /// What the server says about itself.
+    fn note(&self, info: &Info, server: &Server, leaving: &mut Leaving) {
+        self.taker.limit(info.max_payload);
+        self.dialer.servers.learn(server, &info.connect_urls);
+        if info.ldm {
+            leaving.successor.seek(&self.dialer, server, SUFFIX, self.reconnect_max);
+        }
+    }
+}
+
+/// Why a connection that is good will be left once everything on it is answered.
+#[derive(Default)]
+struct Leaving {
+    successor: Successor,
+    moved: Option<Box<Connection>>,
+    closing: bool,
+}
+
+impl Leaving {
+    /// Nothing more is taken.
+    fn is_decided(&self) -> bool {
+        self.closing || self.moved.is_some()
+    }
+
+    fn end(&mut self) -> Option<End> {
+        if self.closing { Some(End::Closed) } else { self.moved.take().map(End::Moved) }
     }
 }
 
@@ -210,16 +231,21 @@ impl Sending {
         self.fences.len() < BATCHES && self.out.bytes.len() < OUT_BYTES
     }
 
+    /// Nothing is on its way.
+    fn is_idle(&self) -> bool {
+        self.fences.len() == 0 && !self.out.waits()
+    }
+
     /// Writes these into the buffer, with one ping behind them.
-    fn queue(&mut self, requests: impl Iterator<Item = Request>) {
-        let batch: Vec<_> = requests.map(|request| request.write(&mut self.out)).collect();
+    fn queue(&mut self, requests: Vec<Request>) {
+        let batch: Vec<_> = requests.into_iter().map(|request| request.write(&mut self.out)).collect();
         if !batch.is_empty() {
             self.fences.push(&mut self.out, batch);
         }
     }
 
     /// Goes through all that was read.
-    fn take_in(&mut self, reader: &mut super::connection::Reader) -> Result<Heard, String> {
+    fn take_in(&mut self, reader: &mut Reader) -> Result<Heard, String> {
         let mut heard = Heard::default();
         while let Some((op, taken)) = reader.parser.next(&reader.buffer).map_err(|error| error.to_string())? {
             let bytes = reader.buffer.split_to(taken);
@@ -254,13 +280,15 @@ impl Sending {
         }
     }
 
-    fn beat(&mut self, pulse: &Pulse) -> Result<Heard, String> {
+    fn beat(&mut self, pulse: &Pulse) -> Result<(), String> {
         match pulse {
-            Pulse::Well => {}
-            Pulse::Ask => self.fences.push(&mut self.out, Vec::new()),
-            Pulse::Silent => return Err("the server does not answer".to_owned()),
+            Pulse::Well => Ok(()),
+            Pulse::Ask => {
+                self.fences.push(&mut self.out, Vec::new());
+                Ok(())
+            }
+            Pulse::Silent => Err("the server does not answer".to_owned()),
         }
-        Ok(Heard::default())
     }
 
     /// Answers everything that is on its way: what was not written completely was surely not taken.

@@ -1,16 +1,16 @@
 //! A hundred thousand users on one node.
 
-use std::{fs, time::Instant};
+use std::fs;
 
 use clarion_testkit::{NatsServer, eventually, within};
 use futures_util::StreamExt as _;
+use tokio::time::Instant;
 
 use crate::kit::{Node, config, topic};
 
 const MANY: usize = 100_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::disallowed_types, reason = "this measures")]
 async fn a_hundred_thousand_exact_interests() {
     let mut server = NatsServer::start().await;
     let node = Node::up(&config(&server.url())).await;
