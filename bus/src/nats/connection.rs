@@ -22,7 +22,7 @@ use super::{
     servers::{Server, Servers},
     stream::Stream,
 };
-use crate::{BusConfig, ConfigError, NatsUrl, tls};
+use crate::{BusConfig, ConfigError, HostPort, NatsUrl, tls};
 
 /// Room that a read finds at least. What is read at once becomes one batch, and its messages share one allocation.
 const READ_BYTES: usize = 16 * 1024;
@@ -83,12 +83,8 @@ impl Dialer {
     pub(crate) async fn dial(&self, suffix: &str) -> Result<Connection, DialError> {
         let mut last = DialError::Closed;
         for server in self.servers.order() {
-            let outcome = tokio::time::timeout(self.config.connect_timeout, self.dial_one(&server, suffix)).await;
-            match outcome.unwrap_or(Err(DialError::Timeout(self.config.connect_timeout))) {
-                Ok(connection) => {
-                    self.servers.learn(&server, &connection.info.connect_urls);
-                    return Ok(connection);
-                }
+            match self.dial_one(&server, suffix).await {
+                Ok(connection) => return Ok(connection),
                 Err(error) => {
                     tracing::debug!(server = %server.address, %error, "no connection to this NATS server");
                     self.servers.avoid(&server.address);
@@ -99,7 +95,24 @@ impl Dialer {
         Err(last)
     }
 
+    /// Tries this server alone.
+    ///
+    /// # Errors
+    /// Why it did not let us in.
+    pub(crate) async fn dial_to(&self, address: &HostPort, suffix: &str) -> Result<Connection, DialError> {
+        let server = self.servers.order().into_iter().find(|server| server.address == *address);
+        self.dial_one(&server.ok_or(DialError::Closed)?, suffix).await
+    }
+
     async fn dial_one(&self, server: &Server, suffix: &str) -> Result<Connection, DialError> {
+        let patience = self.config.connect_timeout;
+        let connection = tokio::time::timeout(patience, self.greet(server, suffix)).await;
+        let connection = connection.unwrap_or(Err(DialError::Timeout(patience)))?;
+        self.servers.learn(server, &connection.info.connect_urls);
+        Ok(connection)
+    }
+
+    async fn greet(&self, server: &Server, suffix: &str) -> Result<Connection, DialError> {
         let stream = TcpStream::connect((server.address.host.as_str(), server.address.port)).await?;
         // What is written is a whole batch already; waiting to fill a packet would only delay it.
         stream.set_nodelay(true)?;

@@ -12,10 +12,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     connection::{Connection, Dialer},
-    servers::Server,
     stream::Stream,
 };
-use crate::backoff::Backoff;
+use crate::{HostPort, backoff::Backoff};
 
 /// After this time without a word the server is asked whether it is still there.
 const QUIET: Duration = Duration::from_secs(2);
@@ -138,32 +137,64 @@ impl<T> Fences<T> {
     }
 }
 
-/// A connection to another server, made while the old one, which is leaving, still serves.
+/// A connection to another server, made while the old one still serves.
 #[derive(Default)]
-pub(crate) struct Successor(Option<AbortOnDropHandle<Connection>>);
+pub(crate) struct Successor(Option<(Goal, AbortOnDropHandle<Connection>)>);
+
+/// Which server is sought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// Any but this one, which is leaving.
+    AwayFrom(HostPort),
+    /// This one, where the node's other connection is.
+    To(HostPort),
+}
+
+impl Goal {
+    async fn reach(&self, dialer: &Dialer, suffix: &str) -> Option<Connection> {
+        match self {
+            Self::AwayFrom(leaving) => {
+                dialer.dial(suffix).await.ok().filter(|connection| connection.server.address != *leaving)
+            }
+            Self::To(address) => dialer.dial_to(address, suffix).await.ok(),
+        }
+    }
+}
 
 impl Successor {
-    /// Begins to look for one, once.
-    pub(crate) fn seek(&mut self, dialer: &Arc<Dialer>, leaving: &Server, suffix: &'static str, max: Duration) {
-        if self.0.is_some() {
-            return;
-        }
-        tracing::info!(server = %leaving.address, "the NATS server is leaving; looking for another");
-        dialer.servers.avoid(&leaving.address);
-        let (dialer, leaving, mut backoff) = (dialer.clone(), leaving.address.clone(), Backoff::new(max));
-        self.0 = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            loop {
-                match dialer.dial(suffix).await {
-                    Ok(connection) if connection.server.address != leaving => return connection,
-                    Ok(_) | Err(_) => tokio::time::sleep(backoff.pause()).await,
-                }
+    /// Looks for one until it is found. To get away goes before anything that was sought until now.
+    pub(crate) fn seek(&mut self, dialer: &Arc<Dialer>, goal: Goal, suffix: &'static str, max: Duration) {
+        match (&self.0, &goal) {
+            (Some((sought, _)), _) if *sought == goal => return,
+            (Some((Goal::AwayFrom(_), _)), Goal::To(_)) => return,
+            (_, Goal::AwayFrom(leaving)) => {
+                tracing::info!(server = %leaving, "the NATS server is leaving; looking for another");
+                dialer.servers.avoid(leaving);
             }
-        })));
+            (_, Goal::To(_)) => {}
+        }
+        let (dialer, sought, mut backoff) = (dialer.clone(), goal.clone(), Backoff::new(max));
+        let task = tokio::spawn(async move {
+            loop {
+                if let Some(connection) = sought.reach(&dialer, suffix).await {
+                    return connection;
+                }
+                tokio::time::sleep(backoff.pause()).await;
+            }
+        });
+        self.0 = Some((goal, AbortOnDropHandle::new(task)));
+    }
+
+    /// Gives up looking for one to be together with the other connection.
+    pub(crate) fn stay(&mut self) {
+        if matches!(self.0, Some((Goal::To(_), _))) {
+            self.0 = None;
+        }
     }
 
     /// Waits until there is one; for ever when none is sought. Cancel safe.
     pub(crate) async fn found(&mut self) -> Connection {
-        if let Some(task) = &mut self.0 {
+        if let Some((_, task)) = &mut self.0 {
             let found = task.await;
             self.0 = None;
             if let Ok(connection) = found {

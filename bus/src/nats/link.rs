@@ -25,7 +25,7 @@ use session::{LANE, Session};
 
 use super::{
     connection::{Connection, Dialer, Reader},
-    conversation::Successor,
+    conversation::{Goal, Successor},
     servers::Server,
     status::{Half, Status},
 };
@@ -115,7 +115,7 @@ impl Task {
         let mut session = Session::new(self, writer, again);
         let mut successor = Successor::default();
         if info.ldm {
-            successor.seek(&self.dialer, &server, SUFFIX, self.reconnect_max);
+            successor.seek(&self.dialer, Goal::AwayFrom(server.address.clone()), SUFFIX, self.reconnect_max);
         }
         let mut retry = tokio::time::interval_at(Instant::now() + RETRY, RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -170,7 +170,7 @@ impl Task {
         if let Some(info) = heard.info {
             self.dialer.servers.learn(server, &info.connect_urls);
             if info.ldm {
-                successor.seek(&self.dialer, server, SUFFIX, self.reconnect_max);
+                successor.seek(&self.dialer, Goal::AwayFrom(server.address.clone()), SUFFIX, self.reconnect_max);
             }
         }
         intake.hand_on(&*self.sink, &self.probes).await;

@@ -17,7 +17,7 @@ pub(crate) use queue::{Publisher, Taker};
 
 use super::{
     connection::{Connection, Dialer, Reader, text_of},
-    conversation::{Fences, Outgoing, Pulse, Successor},
+    conversation::{Fences, Goal, Outgoing, Pulse, Successor},
     handshake::Info,
     parse::Op,
     refusal::{self, Refusal},
@@ -145,6 +145,9 @@ impl Task {
                         backoff.reset();
                     }
                     heard.info.iter().for_each(|info| self.note(info, &server, &mut leaving));
+                    if heard.pulse {
+                        self.stay_together(&server, &mut leaving);
+                    }
                 }
                 Err(reason) => break End::Lost(reason),
             }
@@ -177,11 +180,25 @@ impl Task {
                 leaving.closing = count == 0;
                 sending.queue(taken);
             }
-            pulse = sending.fences.pulse() => sending.beat(&pulse)?,
+            pulse = sending.fences.pulse() => {
+                sending.beat(&pulse)?;
+                return Ok(Heard { pulse: true, ..Heard::default() });
+            }
             connection = leaving.successor.found() => leaving.moved = Some(Box::new(connection)),
             () = self.closed.cancelled(), if !leaving.closing => leaving.closing = true,
         }
         Ok(Heard::default())
+    }
+
+    /// Follows the subscriber link to its server: only there a message that the node publishes after it has
+    /// subscribed is sure to come back.
+    fn stay_together(&self, server: &Server, leaving: &mut Leaving) {
+        match self.dialer.servers.preferred() {
+            Some(home) if home != server.address => {
+                leaving.successor.seek(&self.dialer, Goal::To(home), SUFFIX, self.reconnect_max);
+            }
+            Some(_) | None => leaving.successor.stay(),
+        }
     }
 
     /// What the server says about itself.
@@ -189,7 +206,7 @@ impl Task {
         self.taker.limit(info.max_payload);
         self.dialer.servers.learn(server, &info.connect_urls);
         if info.ldm {
-            leaving.successor.seek(&self.dialer, server, SUFFIX, self.reconnect_max);
+            leaving.successor.seek(&self.dialer, Goal::AwayFrom(server.address.clone()), SUFFIX, self.reconnect_max);
         }
     }
 }
@@ -213,10 +230,11 @@ impl Leaving {
     }
 }
 
-/// What was read and concerns the task.
+/// What happened and concerns the task.
 #[derive(Default)]
 struct Heard {
     pong: bool,
+    pulse: bool,
     info: Option<Info>,
 }
 

@@ -69,6 +69,11 @@ impl Servers {
         known.avoided.retain(|(avoided, _)| avoided != address);
     }
 
+    /// Where the subscriber link stands, or stood last.
+    pub(crate) fn preferred(&self) -> Option<HostPort> {
+        self.0.lock().preferred.clone()
+    }
+
     /// This server failed or says that it is leaving.
     pub(crate) fn avoid(&self, address: &HostPort) {
         let mut known = self.0.lock();

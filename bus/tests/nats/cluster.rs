@@ -54,6 +54,21 @@ async fn a_node_prefers_one_server_and_finds_another_when_it_dies() {
 }
 
 #[tokio::test]
+async fn both_connections_of_a_node_go_the_same_way() {
+    let mut cluster = NatsCluster::start(3).await;
+    let node = Node::up(&config(&cluster.url())).await;
+    node.subscribe("a").await;
+    let first = home(&cluster).await;
+    cluster.nodes_mut()[first].kill();
+    cluster.nodes_mut()[first].restart().await;
+    eventually("the gap is told of", async || node.gaps() == 1).await;
+    home(&cluster).await;
+    node.wait_up().await;
+    node.publish("a", "x").await;
+    node.take(1).await;
+}
+
+#[tokio::test]
 async fn other_servers_are_learnt() {
     let mut cluster = NatsCluster::start(3).await;
     let node = Node::up(&config(&cluster.nodes()[0].url())).await;
