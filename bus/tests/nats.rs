@@ -1,6 +1,8 @@
-//! What the NATS bus promises, on a real nats-server: beside the conformance suite, which holds for every bus.
+//! What the NATS bus promises, on a real nats-server: the conformance suite of every bus, and what is NATS's own.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may say so anywhere")]
+
+mod conformance;
 
 #[path = "nats/auth.rs"]
 mod auth;
@@ -16,3 +18,17 @@ mod many;
 mod publish;
 #[path = "nats/relay.rs"]
 mod relay;
+#[path = "nats/rig.rs"]
+mod rig;
+
+mod plain {
+    use crate::{conformance, rig::Server};
+
+    crate::suite!(Server::start().await);
+}
+
+mod tls {
+    use crate::{conformance, rig::Server};
+
+    crate::suite!(Server::with_tls().await);
+}

@@ -34,7 +34,7 @@ use crate::{Link, Sink, backoff::Backoff, table::Interests};
 /// This connection bears the client's name as it is.
 const SUFFIX: &str = "";
 /// How often the server is asked again for what it refused to a link that had it before.
-const RETRY: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Everything that the link shares with the bus it belongs to.
 pub(crate) struct Task {

@@ -1,4 +1,7 @@
 //! Whether the two connections of a node stand, told as one [`Link`].
+//!
+//! It comes up when both are. It goes down with the subscriber's alone: then messages may be missed, and a gap will be
+//! told of. A publisher's connection that is lost by itself shows in its answers and in the probe.
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -14,7 +17,7 @@ pub(crate) enum Half {
     Publisher = 1,
 }
 
-/// Up when both connections are, and what keeps the first of them down otherwise.
+/// See the module.
 #[derive(Debug)]
 pub(crate) struct Status {
     halves: Mutex<[Link; 2]>,
@@ -32,11 +35,15 @@ impl Status {
         // Told under the lock, so that two changes cannot be told in the wrong order.
         let mut halves = self.halves.lock();
         halves[half as usize] = link;
-        let down = halves.iter().find(|link| **link != Link::Up);
-        let both = down.cloned().unwrap_or(Link::Up);
+        let [subscriber, publisher] = &*halves;
         self.both.send_if_modified(|told| {
-            let changed = *told != both;
-            *told = both;
+            let new = match (subscriber, publisher) {
+                (Link::Up, Link::Down(_)) if *told == Link::Up => return false,
+                (Link::Up, publisher) => publisher,
+                (down, _) => down,
+            };
+            let changed = told != new;
+            told.clone_from(new);
             changed
         });
     }
@@ -57,16 +64,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn up_means_both() {
+    fn up_means_both_and_down_means_a_gap() {
         let status = Status::new();
         let watch = status.watch();
-        status.set(Half::Subscriber, Link::Up);
-        assert_eq!(*watch.borrow(), Link::Down(None));
-        status.set(Half::Publisher, Link::Up);
-        assert_eq!(*watch.borrow(), Link::Up);
-        let down = Link::Down(Some("gone".to_owned()));
-        status.set(Half::Publisher, down.clone());
-        assert_eq!(*watch.borrow(), down);
-        assert_eq!(status.get(Half::Subscriber), Link::Up);
+        let down = |reason: &str| Link::Down(Some(reason.to_owned()));
+        for (half, link, told) in [
+            (Half::Subscriber, Link::Up, Link::Down(None)),
+            (Half::Publisher, down("a"), down("a")),
+            (Half::Publisher, Link::Up, Link::Up),
+            (Half::Publisher, down("b"), Link::Up),
+            (Half::Subscriber, down("c"), down("c")),
+            (Half::Subscriber, Link::Up, down("b")),
+            (Half::Publisher, Link::Up, Link::Up),
+        ] {
+            status.set(half, link.clone());
+            assert_eq!(*watch.borrow(), told, "{half:?} {link:?}");
+            assert_eq!(status.get(half), link);
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clarion_bus::{BusConfig, Link, PublishError};
-use clarion_testkit::{NatsServer, TcpProxy, within};
+use clarion_testkit::{NatsServer, TcpProxy, eventually, within};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
@@ -127,7 +127,7 @@ async fn an_answer_that_does_not_come_leaves_it_unknown() {
     let small = within("publishing", node.bus.publish(small)).await;
     assert!(matches!(small, Err(PublishError::Unknown(_))), "{small:?}");
     proxy.resume();
-    node.wait_up().await;
+    eventually("publishing works again", async || node.bus.publish(publication("a", "x")).await).await;
     // What does not fit into the network's own buffers was surely not taken.
     proxy.stall();
     let outcomes = within("publishing", node.bus.publish_all(large)).await;

@@ -32,6 +32,11 @@ impl Probes {
         self.name.clone().into()
     }
 
+    /// The last part of that address.
+    pub(crate) fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
     /// A new probe: what to send, and what tells that it came back.
     pub(crate) fn begin(&self) -> (String, oneshot::Receiver<()>) {
         let (back, wait) = oneshot::channel();

@@ -47,6 +47,8 @@ pub(super) struct Session {
     again: bool,
     /// The server has answered, and everything stands that stood before.
     up: bool,
+    /// Something stands again that the server had refused for a while.
+    missed: bool,
 }
 
 /// What stands before one ping.
@@ -79,6 +81,7 @@ impl Session {
             prefix: task.prefix.clone(),
             again,
             up: false,
+            missed: false,
         };
         session.sub(&session.prefix.nats(&session.probes.address()), PROBE_SID);
         session.fences.push(&mut session.out, Asked::default());
@@ -174,7 +177,7 @@ impl Session {
             if asked.too_many {
                 table.refuse(order.ticket, "the server allows this user no more subscriptions");
             } else {
-                table.stood(order.ticket);
+                self.missed |= table.stood(order.ticket);
             }
         }
     }
@@ -182,9 +185,10 @@ impl Session {
     /// Finds what an error is about; `Some` when that is the connection itself.
     fn refused(&mut self, text: &[u8]) -> Option<String> {
         match refusal::read(text) {
+            // Without it nobody would know whether the link brings anything.
             Refusal::Subscribe(subject) if subject == self.prefix.nats(&self.probes.address()) => {
-                tracing::warn!(subject, "this NATS user may not subscribe to the probe's subject; allow `_clarion.>`");
-                None
+                let text = text_of(text);
+                Some(format!("the server forbids the broker's own subjects: allow `{}>` ({text})", self.internal()))
             }
             Refusal::Subscribe(refused) => {
                 let found = self.fences.iter_mut().find_map(|asked| {
@@ -209,16 +213,22 @@ impl Session {
         }
     }
 
+    /// Where the broker's own subjects begin.
+    fn internal(&self) -> String {
+        let subject = self.prefix.nats(&self.probes.address());
+        subject.strip_suffix(self.probes.name()).unwrap_or_default().to_owned()
+    }
+
     /// Tells that the link is up, once everything stands that stood before, and that there may be a gap.
     pub(super) fn rise(&mut self, sink: &dyn Sink, status: &Status, answered: bool) {
-        if self.up || !answered || self.interests.lock().resuming(LANE) > 0 {
-            return;
-        }
-        self.up = true;
-        if self.again {
+        let rises = !self.up && answered && self.interests.lock().resuming(LANE) == 0;
+        if std::mem::take(&mut self.missed) || (rises && self.again) {
             sink.gap();
         }
-        status.set(Half::Subscriber, Link::Up);
+        if rises {
+            self.up = true;
+            status.set(Half::Subscriber, Link::Up);
+        }
     }
 }
 
