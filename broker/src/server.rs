@@ -5,7 +5,7 @@ mod leave;
 mod listen;
 mod routes;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clarion_bus::{BusConfig, BusHandle, ConfigError, Link, Sink};
@@ -83,12 +83,11 @@ pub async fn start_with(
     shutdown: Shutdown,
     connect: impl FnOnce(&BusConfig, Arc<dyn Sink>) -> Result<BusHandle, ConfigError>,
 ) -> anyhow::Result<Running> {
-    let listener = listen::listen("--listen", config.listen)?;
-    let admin_listener = listen::listen("--admin-listen", config.admin_listen)?;
-    let (listen, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
+    let listeners = listen::listen([("--listen", config.listen), ("--admin-listen", config.admin_listen)])?;
+    let [listen, admin] = [listeners[0].local_addr()?, listeners[1].local_addr()?];
     let parts = Parts::build(&config, connect)?;
     let (ready, link) = (parts.ready.clone(), parts.node.ingress.link());
-    let life = tokio::spawn(live(config.clone(), parts, [listener, admin_listener], shutdown));
+    let life = tokio::spawn(live(config.clone(), parts, listeners, shutdown));
     Ok(Running { listen, admin, node: config.node, ready, link, life: AbortOnDropHandle::new(life) })
 }
 
@@ -137,6 +136,7 @@ impl Parts {
             channels: config.limits.channels_per_connection,
             payload: config.limits.payload.bytes(),
             pin: config.pin,
+            proxy_header: config.proxy_header,
         };
         let node = Arc::new(Node {
             hub,
@@ -177,6 +177,8 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     background.spawn(watch_keys(node.auth.clone(), ready.clone()));
     let [clients, operators] = listeners;
     let (stop, finish) = (CancellationToken::new(), CancellationToken::new());
+    // A life that is cut short, as a test does that drops its node, takes no more connections either.
+    let _guards = [stop.clone().drop_guard(), finish.clone().drop_guard()];
     let (accepting, connections) = (TaskTracker::new(), TaskTracker::new());
     let acceptor = |routes, admission, metrics| Acceptor {
         routes,
@@ -199,6 +201,7 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
         () = shutdown.cancelled() => {}
         error = node.members.failed() => {
             stop.cancel();
+            abandon(&node).await;
             return Err(error.into());
         }
     }
@@ -211,6 +214,18 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     let rest = async { tokio::join!(connections.wait(), node.tasks.wait()) };
     let _ = tokio::time::timeout_at(since + config.drain.deadline, rest).await;
     Ok(())
+}
+
+/// How long a node that must not go on may take to hang up.
+const ABANDON_TIME: Duration = Duration::from_secs(1);
+
+/// Ends what must not go on, without the courtesies of leaving: another node bears this one's name.
+async fn abandon(node: &Node) {
+    let hang_up = async {
+        node.hub.clone().stop(Instant::now()).await;
+        node.ingress.close().await;
+    };
+    let _ = tokio::time::timeout(ABANDON_TIME, hang_up).await;
 }
 
 /// Keeps the issuer's keys fresh, and readiness red while there are none.
