@@ -126,6 +126,8 @@ struct Part {
     state: State,
     /// Stood on the link before, so that the link is not up until it stands again.
     resuming: bool,
+    /// Refused although it had stood: what was published meanwhile is missing.
+    missed: bool,
 }
 
 const NARROW: usize = 0;
@@ -288,6 +290,7 @@ impl Table {
             reach,
             state: State::Wanted,
             resuming: false,
+            missed: false,
         };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.parts.push(None);
