@@ -129,6 +129,18 @@ async fn a_node_alone_is_at_home_in_its_own_ring_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bus_that_goes_while_a_node_listens_makes_it_listen_again() {
+    let node = start(&Server::new(), "a");
+    time::sleep(Duration::from_millis(500)).await;
+    node.bus.cut();
+    seconds(10).await;
+    assert!(!node.members.view().settled, "nobody could be heard");
+    node.bus.heal();
+    let took = node.until(|view| view.settled).await;
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_agree_on_who_is_at_home_where() {
     let nodes = cluster(&Server::new(), ["a", "b", "c"]).await;
     let rings = nodes.each_ref().map(|node| node.members.view().ring.identity());
@@ -411,6 +423,40 @@ async fn a_bus_that_forbids_the_internal_subjects_is_no_cluster() {
     let members = Members::start(Config::default(), me("a"), bus, internals, here, metrics);
     let error = members.failed().await.to_string();
     assert!(error.contains("`control`") && error.contains("no permission"), "{error}");
+}
+
+/// The same roll over real connections: one that says nothing for longer than a member may.
+#[tokio::test]
+async fn a_redis_that_stands_still_throws_nobody_out() {
+    let redis = clarion_testkit::RedisServer::start().await;
+    let bus_config = BusConfig { url: redis.url().parse().unwrap(), ..BusConfig::default() };
+    let config = Config { interval: Duration::from_millis(400), grace: Duration::from_secs(3), ..Config::default() };
+    let nodes = ["a", "b"].map(|name| {
+        let (sender, internals) = mpsc::channel(1_000);
+        let bus = clarion_bus::connect(&bus_config, Arc::new(Ear(sender))).unwrap();
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let here = Arc::new(Connections::default());
+        let members = Members::start(config.clone(), me(name), bus, internals, here, metrics.clone());
+        (members, metrics)
+    });
+    let sees = async |members: &Members, count: usize| {
+        let (mut views, fits) =
+            (members.watch(), |view: &Arc<View>| view.settled && view.ring.members().len() == count);
+        time::timeout(Duration::from_secs(60), views.wait_for(fits)).await.expect("in time").unwrap();
+    };
+    for (members, _) in &nodes {
+        sees(members, 2).await;
+    }
+    let rings = || nodes.each_ref().map(|(_, metrics)| metrics.ring_changes.get());
+    let before = rings();
+    redis.pause();
+    seconds(4).await;
+    redis.resume();
+    seconds(5).await;
+    assert_eq!(rings(), before, "both kept their view while nobody could be heard, and after it");
+    let [(a, _), b] = nodes;
+    drop(b);
+    sees(&a, 1).await;
 }
 
 #[test]
