@@ -31,7 +31,7 @@ use crate::{
     probe::{self, Ready},
 };
 
-use accept::Acceptor;
+use accept::{Acceptor, Reins};
 pub use listen::CannotListen;
 
 /// Cancelled when the node is to leave.
@@ -176,42 +176,42 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     background.spawn(probe::run(bus, config.probe.clone(), ready.clone(), probe));
     background.spawn(watch_keys(node.auth.clone(), ready.clone()));
     let [clients, operators] = listeners;
-    let (stop, finish) = (CancellationToken::new(), CancellationToken::new());
+    // Those who ask whether the node lives are answered to its end; clients are not.
+    let (doors, desk) = (Reins::default(), Reins::default());
     // A life that is cut short, as a test does that drops its node, takes no more connections either.
-    let _guards = [stop.clone().drop_guard(), finish.clone().drop_guard()];
-    let (accepting, connections) = (TaskTracker::new(), TaskTracker::new());
-    let acceptor = |routes, admission, metrics| Acceptor {
-        routes,
-        admission,
+    let _guards = [&doors, &desk].map(|reins| (reins.stop.clone().drop_guard(), reins.finish.clone().drop_guard()));
+    let for_clients = Acceptor {
+        routes: routes::router(node.clone()),
+        admission: Some(node.admission.clone()),
+        metrics: node.metrics.accepts.clone(),
         head_timeout: config.limits.handshake,
-        metrics,
-        connections: connections.clone(),
-        stop: stop.clone(),
-        finish: finish.clone(),
+        reins: doors.clone(),
     };
-    let for_clients =
-        acceptor(routes::router(node.clone()), Some(node.admission.clone()), node.metrics.accepts.clone());
     let for_operators = Acceptor {
-        stop: CancellationToken::new(),
-        ..acceptor(admin::router(ready.clone(), registry), None, AcceptMetrics::unseen())
+        routes: admin::router(ready.clone(), registry),
+        admission: None,
+        metrics: AcceptMetrics::unseen(),
+        head_timeout: config.limits.handshake,
+        reins: desk.clone(),
     };
+    let accepting = TaskTracker::new();
     accepting.spawn(Arc::new(for_clients).run(clients));
     background.spawn(Arc::new(for_operators).run(operators));
     tokio::select! {
         () = shutdown.cancelled() => {}
         error = node.members.failed() => {
-            stop.cancel();
+            doors.stop.cancel();
             abandon(&node).await;
             return Err(error.into());
         }
     }
     let since = Instant::now();
-    let steps = leave::Leaving::new(&node, ready, stop, accepting, finish);
+    let steps = leave::Leaving::new(&node, ready, accepting, &doors);
     drain::run(&config.drain, &steps, &drain, since).await;
     // Answers that are on their way still get out; event streams ended with the hub.
-    connections.close();
+    doors.connections.close();
     node.tasks.close();
-    let rest = async { tokio::join!(connections.wait(), node.tasks.wait()) };
+    let rest = async { tokio::join!(doors.connections.wait(), node.tasks.wait()) };
     let _ = tokio::time::timeout_at(since + config.drain.deadline, rest).await;
     Ok(())
 }
