@@ -59,3 +59,6 @@ impl Steps for Node {
         self.ingress.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

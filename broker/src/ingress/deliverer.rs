@@ -70,3 +70,89 @@ impl Sink for Deliverer {
         tracing::info!("the bus was interrupted; messages published meanwhile may be missing");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use clarion_bus::InterestId;
+    use clarion_protocol::{Channel, Interest, Message, dialect::Dialect};
+    use futures_util::StreamExt as _;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::hub::{self, ConnectionId, Open, Sender, SlowPolicy, Subscription, Upstream};
+
+    /// Nobody publishes here.
+    struct Nobody;
+
+    impl Upstream for Nobody {
+        fn received(&self, _: Sender, _: Channel, _: Bytes) {}
+    }
+
+    fn delivery(address: impl Into<Address>, payload: &'static str) -> Delivery {
+        Delivery {
+            interests: [InterestId(1)].into_iter().collect(),
+            address: address.into(),
+            message: Message::raw(payload),
+        }
+    }
+
+    fn internal(payload: &'static str) -> Delivery {
+        delivery(InternalName::parse("members").unwrap(), payload)
+    }
+
+    fn to_channel(payload: &'static str) -> Delivery {
+        delivery(Channel::parse("a").unwrap(), payload)
+    }
+
+    fn deliverer() -> (Deliverer, Internals, Hub, Metrics) {
+        let (registry, metrics) = (Registry::new(), Metrics::new(&Registry::new()).unwrap());
+        let hub = Hub::start(hub::Config::default(), Arc::new(Nobody), &registry).unwrap();
+        let (deliverer, internals) = Deliverer::new(hub.clone(), &metrics);
+        (deliverer, internals, hub, metrics)
+    }
+
+    #[tokio::test]
+    async fn channels_go_to_the_hub_and_internals_to_the_members() {
+        let (deliverer, mut internals, hub, _) = deliverer();
+        let interest = Interest::parse("a").unwrap();
+        let open = Open {
+            id: ConnectionId(1),
+            dialect: Dialect::Event,
+            subscriptions: vec![Subscription { id: InterestId(1), interest, slow: SlowPolicy::default() }],
+            user: None,
+            upstream: None,
+            expires: None,
+            greeting: Bytes::new(),
+            lease: Box::new(()),
+        };
+        let mut stream = hub.open(open).await.unwrap().into_stream();
+        let mut batch = vec![internal("one"), to_channel("first"), internal("two"), to_channel("second")];
+        deliverer.deliver(&mut batch).await;
+        assert!(batch.is_empty());
+        assert_eq!(internals.recv().await.unwrap().payload, "one");
+        assert_eq!(internals.recv().await.unwrap().payload, "two");
+        let mut heard = Vec::new();
+        let both = async {
+            while !heard.ends_with(b"data: second\n\n") {
+                heard.extend(stream.next().await.unwrap());
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+        let heard = String::from_utf8(heard).unwrap();
+        assert!(heard.contains("data: first\n\n") && !heard.contains("one"), "{heard}");
+    }
+
+    #[tokio::test]
+    async fn internals_that_nobody_takes_hold_nobody_up() {
+        let (deliverer, mut internals, _hub, metrics) = deliverer();
+        let mut batch: Vec<_> = (0..INTERNAL_QUEUE + 5).map(|_| internal("beat")).collect();
+        deliverer.deliver(&mut batch).await;
+        assert_eq!(metrics.internal_dropped.get(), 5);
+        assert_eq!(internals.len(), INTERNAL_QUEUE);
+        internals.close();
+        deliverer.deliver(&mut vec![internal("beat")]).await;
+        assert_eq!(metrics.internal_dropped.get(), 6);
+    }
+}

@@ -94,6 +94,7 @@ struct BusStats {
     shown: Mutex<Stats>,
     interests: IntGauge,
     subscriptions: IntGauge,
+    refused: IntGauge,
     counters: [(IntCounter, Read); 6],
 }
 
@@ -105,6 +106,7 @@ impl BusStats {
             shown: Mutex::default(),
             interests: IntGauge::new("clarion_bus_interests", "Distinct interests of this node's connections.")?,
             subscriptions: IntGauge::new("clarion_bus_subscriptions", "Subscriptions at the bus's server.")?,
+            refused: IntGauge::new("clarion_bus_refused", "Subscriptions that the bus's server refuses for now.")?,
             counters: [
                 (counter("reconnects", "Connections of the subscriber link after the first.")?, |s| s.reconnects),
                 (counter("messages", "Messages received from the bus.")?, |s| s.messages),
@@ -119,7 +121,7 @@ impl BusStats {
 
 impl Collector for BusStats {
     fn desc(&self) -> Vec<&Desc> {
-        let gauges = [&self.interests, &self.subscriptions].into_iter().flat_map(Collector::desc);
+        let gauges = [&self.interests, &self.subscriptions, &self.refused].into_iter().flat_map(Collector::desc);
         gauges.chain(self.counters.iter().flat_map(|(counter, _)| counter.desc())).collect()
     }
 
@@ -129,11 +131,12 @@ impl Collector for BusStats {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.interests.set(gauge(now.interests));
         self.subscriptions.set(gauge(now.subscriptions));
+        self.refused.set(gauge(now.refused));
         for (counter, read) in &self.counters {
             counter.inc_by(read(&now).saturating_sub(read(&shown)));
         }
         *shown = now;
-        let gauges = [&self.interests, &self.subscriptions].into_iter().flat_map(Collector::collect);
+        let gauges = [&self.interests, &self.subscriptions, &self.refused].into_iter().flat_map(Collector::collect);
         gauges.chain(self.counters.iter().flat_map(|(counter, _)| counter.collect())).collect()
     }
 }

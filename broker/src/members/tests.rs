@@ -413,6 +413,40 @@ async fn a_bus_that_forbids_the_internal_subjects_is_no_cluster() {
     assert!(error.contains("`control`") && error.contains("no permission"), "{error}");
 }
 
+/// The same roll over real connections: one that says nothing for longer than a member may.
+#[tokio::test]
+async fn a_redis_that_stands_still_throws_nobody_out() {
+    let redis = clarion_testkit::RedisServer::start().await;
+    let bus_config = BusConfig { url: redis.url().parse().unwrap(), ..BusConfig::default() };
+    let config = Config { interval: Duration::from_millis(400), grace: Duration::from_secs(3), ..Config::default() };
+    let nodes = ["a", "b"].map(|name| {
+        let (sender, internals) = mpsc::channel(1_000);
+        let bus = clarion_bus::connect(&bus_config, Arc::new(Ear(sender))).unwrap();
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let here = Arc::new(Connections::default());
+        let members = Members::start(config.clone(), me(name), bus, internals, here, metrics.clone());
+        (members, metrics)
+    });
+    let sees = async |members: &Members, count: usize| {
+        let (mut views, fits) =
+            (members.watch(), |view: &Arc<View>| view.settled && view.ring.members().len() == count);
+        time::timeout(Duration::from_secs(60), views.wait_for(fits)).await.expect("in time").unwrap();
+    };
+    for (members, _) in &nodes {
+        sees(members, 2).await;
+    }
+    let rings = || nodes.each_ref().map(|(_, metrics)| metrics.ring_changes.get());
+    let before = rings();
+    redis.pause();
+    seconds(4).await;
+    redis.resume();
+    seconds(5).await;
+    assert_eq!(rings(), before, "both kept their view while nobody could be heard, and after it");
+    let [(a, _), b] = nodes;
+    drop(b);
+    sees(&a, 1).await;
+}
+
 #[test]
 fn what_is_wrong_with_a_table() {
     assert_eq!(Config::default().problems(), []);

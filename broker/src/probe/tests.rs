@@ -4,6 +4,7 @@ use std::sync::{Arc, atomic::Ordering::SeqCst};
 
 use async_trait::async_trait;
 use clarion_bus::{BusConfig, Delivery, Sink, memory::Server};
+use clarion_testkit::RedisServer;
 
 use super::*;
 use crate::ingress::fake_bus::FakeBus;
@@ -118,4 +119,23 @@ async fn a_link_that_is_cut_and_heals() {
     assert!(probed.ready.ready().is_err());
     bus.heal();
     probed.until(None).await;
+}
+
+/// The server's sockets stay open while it says nothing: only a probe shows that.
+#[tokio::test]
+async fn a_redis_that_stands_still_is_noticed_and_taken_back() {
+    let redis = RedisServer::start().await;
+    let config = BusConfig { url: redis.url().parse().unwrap(), ..BusConfig::default() };
+    let probed = start(clarion_bus::connect(&config, Arc::new(Nobody)).unwrap());
+    probed.until(None).await;
+    redis.pause();
+    let began = Instant::now();
+    probed.until(Some("the bus")).await;
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(probed.counter("clarion_probes_late_total") >= 1.0);
+    redis.resume();
+    probed.until(None).await;
+    let families = probed.registry.gather();
+    let round_trips = families.iter().find(|family| family.name() == "clarion_probe_round_trip_seconds").unwrap();
+    assert!(round_trips.get_metric()[0].get_histogram().get_sample_count() >= 2);
 }
