@@ -153,8 +153,17 @@ impl Layers {
     fn record(&mut self, steps: &[Step], message: &str) {
         let path = self.path_in_file(steps);
         let value = take(&mut self.tree, steps, &mut self.taken);
+        if value.is_none() {
+            // A mistake that belongs to nothing that is there: reading the same again would never end.
+            self.tree.clear();
+        }
         let key = self.texts.keys().find(|key| is_in(&path, key)).cloned();
         let text = key.and_then(|key| self.texts.remove_entry(&key));
+        // What was taken out before is missing now, and that was told.
+        if missing(message).is_some_and(|field| self.problems.iter().any(|told| told.key == format!("{path}.{field}")))
+        {
+            return;
+        }
         self.problems.push(match text {
             Some((key, text)) => {
                 // All of a list goes: it is one value of one variable.
@@ -246,11 +255,7 @@ fn remove(tree: &mut Table, key: &str) {
 
 /// Takes out what the steps lead to, or the last thing on the way that there is.
 fn take(tree: &mut Table, steps: &[Step], taken: &mut BTreeMap<String, BTreeSet<usize>>) -> Option<Value> {
-    let Some((Step::Key(first), rest)) = steps.split_first() else {
-        // A mistake that belongs to nothing in particular: without this the loop would not end.
-        tree.clear();
-        return None;
-    };
+    let Some((Step::Key(first), rest)) = steps.split_first() else { return None };
     let mut way = vec![Step::Key(first.clone())];
     let mut value = tree.get_mut(first)?;
     for step in rest.iter().take(rest.len().saturating_sub(1)) {
@@ -283,7 +288,10 @@ fn others(text: &str) -> Vec<Value> {
 fn wrong(key: String, value: Option<&Value>, source: Option<String>, message: &str) -> Problem {
     let hidden = keys::is_secret(&key);
     let expected = match message.rsplit_once("expected ") {
-        _ if hidden => "a text, or where it is a list, texts; its value is not shown".to_owned(),
+        Some((_, table)) if table.starts_with("struct ") => format!("a table, [{key}]"),
+        // What serde says of a value may quote it.
+        _ if key.starts_with("auth.api_keys") => "a list of texts, or of tables with `name` and `key`".to_owned(),
+        _ if hidden => "a text".to_owned(),
         Some((_, expected)) => expected.to_owned(),
         None => message.to_owned(),
     };
@@ -315,6 +323,10 @@ fn without_secrets(text: &str) -> String {
         (None, Some((_, host))) => format!("***@{host}{query}"),
         _ => format!("{text}{query}"),
     }
+}
+
+fn missing(message: &str) -> Option<&str> {
+    message.strip_prefix("missing field `")?.strip_suffix('`')
 }
 
 /// The keys that would have been known, when the message is about one that is not.
