@@ -27,7 +27,7 @@ pub(crate) fn man(output: Output, command: Option<&str>) -> Result<(), Failure> 
             let found = found.ok_or_else(|| {
                 Failure::usage(format!("there is no command `{name}`")).remedy(format!("one of {}", names.join(", ")))
             })?;
-            found.display_name(format!("clarion-{name}"))
+            found.display_name(format!("clarion-{name}")).version(env!("CARGO_PKG_VERSION"))
         }
     };
     let mut text = Vec::new();

@@ -111,9 +111,11 @@ impl Tally {
                 Err(failure) => {
                     self.failed += 1;
                     let line = self.published + self.failed;
-                    self.tell(line, &failure, bar);
                     match failure.kind {
-                        Kind::Usage => _ = self.first.get_or_insert(failure),
+                        Kind::Usage => {
+                            self.tell(line, &failure, bar);
+                            self.first.get_or_insert(failure);
+                        }
                         Kind::Unavailable | Kind::Internal | Kind::Refused | Kind::Closed => {
                             over.get_or_insert((line, failure));
                         }
@@ -128,7 +130,9 @@ impl Tally {
     fn tell(&self, line: u64, failure: &Failure, bar: &ProgressBar) {
         match self.failed {
             ..=TOLD => bar.suspend(|| self.output.note(&format!("line {line}: {}", failure.message))),
-            11 => bar.suspend(|| self.output.note("more lines failed; they are only counted")),
+            _ if self.failed == TOLD + 1 => {
+                bar.suspend(|| self.output.note("more lines failed; they are only counted"))
+            }
             _ => {}
         }
     }
