@@ -40,7 +40,7 @@ async fn while_dead(node: &BrokerProcess, socket: &mut WsClient) {
     code(&reply);
     socket.send_text("ping").await;
     assert_eq!(socket.text().await, "pong", "sockets stay");
-    let newcomer = WsClient::request(&node.url("news")).connect().await.unwrap_err();
+    let newcomer = WsClient::request(&node.url("news")).connect().await.expect_err("a newcomer is refused");
     assert_eq!(newcomer.status, 503);
     assert!(newcomer.headers.contains_key("retry-after"));
     let mut stream = SseClient::connect(&node.url("news")).await.expect("an event stream gets 200 whatever happens");

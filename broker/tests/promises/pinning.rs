@@ -131,7 +131,7 @@ async fn redirect_is_for_programs_only() {
     let mut there = socket_of(&user, location).connect().await.expect("the home lets it in");
     let request = http().get(nodes[0].url(&path)).header("authorization", format!("Bearer {}", token(&user)));
     let mut stream = SseClient::request(request).await.expect("an event stream is served where it is");
-    let browser = socket_of(&user, &nodes[0].url(&path)).header("origin", &nodes[0].url("").trim_end_matches('/'));
+    let browser = socket_of(&user, &nodes[0].url(&path)).header("origin", nodes[0].url("").trim_end_matches('/'));
     let mut browser = browser.connect().await.expect("a browser is served where it is");
     say(&nodes[0], &format!("users/{user}"), "everywhere").await;
     assert_eq!(there.text().await, "everywhere");
