@@ -2,7 +2,7 @@
 
 mod conformance;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use clarion_bus::{BusConfig, Link, Secret};
@@ -172,6 +172,20 @@ async fn a_bus_without_rights_to_its_own_subjects_says_so() {
     let mut link = node.bus.link();
     let told = link.wait_for(|link| matches!(link, Link::Down(Some(why)) if why.contains("&_clarion:clarion:*")));
     within("a reason", told).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_is_noticed_by_the_link_itself() {
+    let rig = Standalone::start().await;
+    let node = Node::with(&rig, BusConfig { command_timeout: Duration::from_millis(500), ..rig.config() }).await;
+    node.subscribe("a").await;
+    rig.server.pause();
+    let mut link = node.bus.link();
+    let told = link.wait_for(|link| matches!(link, Link::Down(Some(why)) if why.contains("silent")));
+    within("it is said", told).await.unwrap();
+    rig.server.resume();
+    node.heard.wait_gaps(1).await;
+    node.until_heard("a", "after").await;
 }
 
 #[test]

@@ -162,7 +162,7 @@ pub(crate) async fn a_frozen_server_is_noticed(rig: &mut impl Rig) {
     assert!(within("a probe", node.bus.probe(timeout)).await.is_err());
     node.link_down().await;
     rig.freeze(false).await;
-    node.heard.wait_gaps(1).await;
+    node.link_up().await;
     node.until_heard("a", "after").await;
 }
 
