@@ -105,6 +105,12 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl serde::Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
 impl BusUrl {
     /// `memory`, `redis` or `nats`.
     #[must_use]
@@ -146,6 +152,13 @@ impl FromStr for BusUrl {
             "tls" => nats(Parts::read(text, 4222)?, true),
             _ => Err(BusUrlError::Scheme),
         }
+    }
+}
+
+impl serde::Serialize for BusUrl {
+    /// As it is shown: without credentials.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
