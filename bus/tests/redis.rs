@@ -1,5 +1,7 @@
 //! Redis keeps what every bus promises.
 
+#[path = "redis/backend.rs"]
+mod backend;
 mod conformance;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -43,22 +45,6 @@ impl Standalone {
     }
 }
 
-/// Publishes as `redis-cli` does, by a connection of its own.
-pub(crate) async fn publish(address: SocketAddr, command: &str, channel: &str, payload: &[u8]) {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let channel = format!("clarion:{channel}");
-    let mut out =
-        format!("*3\r\n${}\r\n{command}\r\n${}\r\n{channel}\r\n${}\r\n", command.len(), channel.len(), payload.len())
-            .into_bytes();
-    out.extend_from_slice(payload);
-    out.extend_from_slice(b"\r\n");
-    stream.write_all(&out).await.unwrap();
-    let mut answer = [0; 64];
-    let read = stream.read(&mut answer).await.unwrap();
-    assert!(answer.starts_with(b":"), "{}", String::from_utf8_lossy(&answer[..read]));
-}
-
 #[async_trait]
 impl Rig for Standalone {
     fn config(&self) -> BusConfig {
@@ -69,7 +55,7 @@ impl Rig for Standalone {
     }
 
     async fn backend(&self, channel: &str, payload: &[u8]) {
-        publish(self.plain, "PUBLISH", channel, payload).await;
+        backend::publish(self.plain, "PUBLISH", channel, payload).await;
     }
 
     async fn restart(&mut self) -> bool {
