@@ -149,7 +149,8 @@ async fn an_overloaded_broker_is_given_time() {
     for way in ["ws", "sse"] {
         let door = Door::open().await;
         let mut tail = Running::start(clarion(["tail", "news", "--door", way, "--via", &door.url]));
-        let _stream = door.answer("HTTP/1.1 503 X\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+        let _stream =
+            door.answer("HTTP/1.1 503 X\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
         let note = tail.note("trying again in").await;
         assert!(note.contains("trying again in 1."), "{note}");
         door.accept().await;

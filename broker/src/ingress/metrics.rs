@@ -23,6 +23,8 @@ pub struct Metrics {
     acquire_unavailable: IntCounter,
     pub(super) gaps: IntCounter,
     pub(super) internal_dropped: IntCounter,
+    pub(super) messages: IntCounter,
+    pub(super) bytes: IntCounter,
 }
 
 impl Metrics {
@@ -37,8 +39,14 @@ impl Metrics {
         let gaps = IntCounter::new("clarion_bus_gaps_total", "Interruptions after which messages may be missing.")?;
         let internal_dropped =
             IntCounter::new("clarion_internal_dropped_total", "Messages between nodes dropped since too many waited.")?;
-        registry.register(Box::new(gaps.clone()))?;
-        registry.register(Box::new(internal_dropped.clone()))?;
+        let messages = IntCounter::new(
+            "clarion_ingress_messages_total",
+            "Channels' messages received from the bus, copies for several interests each counted.",
+        )?;
+        let bytes = IntCounter::new("clarion_ingress_bytes_total", "Bytes of their payloads.")?;
+        for counter in [&gaps, &internal_dropped, &messages, &bytes] {
+            registry.register(Box::new(counter.clone()))?;
+        }
         let publish = |result| published.with_label_values(&[result]);
         let acquire = |result| acquired.with_label_values(&[result]);
         Ok(Self {
@@ -52,6 +60,8 @@ impl Metrics {
             acquire_unavailable: acquire("unavailable"),
             gaps,
             internal_dropped,
+            messages,
+            bytes,
         })
     }
 
