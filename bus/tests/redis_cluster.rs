@@ -1,5 +1,7 @@
 //! Redis Cluster, with classic and with sharded pub/sub, keeps what every bus promises, also while slots move and servers die.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may say so anywhere")]
+
 #[path = "redis/backend.rs"]
 mod backend;
 mod conformance;
