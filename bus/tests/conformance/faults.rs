@@ -249,6 +249,7 @@ pub(crate) async fn a_slow_reader_is_told_of_its_gap(rig: &mut impl Rig) {
     node.link_up().await;
     node.until_heard("a", "after").await;
     assert!(node.heard.count() < sent, "what was dropped is gone");
+    other.heard.wait_count(sent + 1).await;
     assert_eq!((other.heard.gaps(), other.heard.count()), (0, sent + 1), "nobody else is concerned");
 }
 
