@@ -5,7 +5,7 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     dead_code,
-    unused_macros,
+    unused_imports,
     reason = "one suite for buses of which each uses its part"
 )]
 
