@@ -82,7 +82,7 @@ pub enum Link {
     Up,
 }
 
-/// What joins the nodes. All three implementations pass `conformance.rs`.
+/// What joins the nodes. All three implementations pass `tests/conformance`.
 ///
 /// Every bus keeps connecting by itself, backing off with full jitter, and subscribes anew to all interests after each reconnect.
 #[async_trait]
