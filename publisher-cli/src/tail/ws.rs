@@ -216,7 +216,8 @@ mod tests {
             assert!(broker.next().await.unwrap().unwrap().is_ping());
             broker.flush().await.unwrap();
         };
-        let (end, ()) = tokio::join!(read(socket, &request, &mut show), answers_once);
+        let both = async { tokio::join!(read(socket, &request, &mut show), answers_once) };
+        let (end, ()) = timeout(QUIET * 10, both).await.expect("it is given up");
         let End::Lost { reason, stood: true, .. } = end.unwrap() else { panic!() };
         assert!(reason.contains("40s"), "{reason}");
         // A ping after 20 s and its pong, another one after 40 s, and the end after 60 s.
