@@ -3,28 +3,59 @@
 //! The hub is a handle to its shards. Each shard is one thread that owns its sockets and its part of the subscription
 //! table; nothing in here ever awaits a client.
 
-use std::{sync::Arc, time::Duration};
+mod batch;
+mod clock;
+mod config;
+mod fanout;
+mod handler;
+mod life;
+mod metrics;
+mod queue;
+mod record;
+mod shard;
+mod stream;
+mod table;
+mod talk;
+mod users;
+mod wheel;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clarion_bus::{Delivery, InterestId};
 use clarion_protocol::{Channel, CloseCode, Interest, Uid, dialect::Dialect};
+use parking_lot::Mutex;
+use prometheus::Registry;
+use tokio::sync::oneshot;
 
-/// Names one connection for the life of this process, in logs too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ConnectionId(pub u64);
-
-/// What happens to a message that finds a connection's outbox full.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SlowPolicy {
-    /// The connection is closed with [`CloseCode::Slow`].
-    #[default]
-    Disconnect,
-    /// The messages that have waited longest are dropped.
-    DropOldest,
-    /// Only the newest message of each channel is kept while the client is behind.
-    Latest,
-}
+use self::{
+    batch::{Batch, Masks},
+    clock::Time,
+    handler::Clients,
+    metrics::Metrics,
+    queue::{Command, Inbox},
+    record::Key,
+    shard::{Common, Settings, Shard},
+    stream::Pipe,
+    users::Users,
+};
+pub use self::{
+    config::Config,
+    handler::{Answer, From, Handler, Sender, Upstream},
+    stream::EventStream,
+};
+pub use crate::{connection::ConnectionId, outbox::SlowPolicy};
 
 /// One of a connection's subscriptions. Its interest stands on the bus already.
 #[derive(Debug, Clone)]
@@ -57,23 +88,71 @@ pub struct Open {
     pub lease: Box<dyn Send>,
 }
 
-/// What clients send, on its way up. Given to the hub at wiring, called on a shard's thread: must not block.
-pub trait Upstream: Send + Sync + 'static {
-    /// A client sent a message that is to be published. Nothing more is read from it until [`Hub::resume`].
-    fn received(&self, from: Sender, channel: Channel, payload: Bytes);
-}
-
-/// Names the connection that is to be resumed.
-#[derive(Debug, Clone, Copy)]
-pub struct Sender {
-    // shard, key and generation
+/// Why a connection is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// As many connections are here as this node takes.
+    #[error("this node has as many connections as it takes")]
+    Full,
+    /// This node is about to leave.
+    #[error("this node is leaving")]
+    Leaving,
 }
 
 /// The handle to all shards. Cheap to clone.
 #[derive(Clone)]
-pub struct Hub {}
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shards: Box<[Arc<Inbox>]>,
+    common: Arc<Common>,
+    config: Config,
+    leaving: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
 impl Hub {
+    /// Starts the shards.
+    ///
+    /// # Errors
+    /// When a thread or its poll cannot be had, or a metric of the hub is registered already.
+    pub fn start(config: Config, upstream: Arc<dyn Upstream>, registry: &Registry) -> io::Result<Self> {
+        Self::start_with(config, Clients(upstream), registry)
+    }
+
+    /// Starts the shards with something else to do with what clients send.
+    ///
+    /// # Errors
+    /// As [`Hub::start`].
+    pub fn start_with(config: Config, handler: impl Handler, registry: &Registry) -> io::Result<Self> {
+        let common = Arc::new(Common {
+            masks: Arc::new(Masks::default()),
+            users: Arc::new(Users::default()),
+            metrics: Metrics::new(registry).map_err(io::Error::other)?,
+            settings: Settings::from(&config),
+        });
+        let count = config.shard_count();
+        let shards = std::iter::repeat_n(handler, count)
+            .enumerate()
+            .map(|(number, handler)| Shard::new(number, Arc::clone(&common), handler, config.queue_bytes))
+            .collect::<io::Result<Vec<_>>>()?;
+        let inner = Inner {
+            shards: shards.iter().map(|shard| Arc::clone(&shard.inbox)).collect(),
+            common,
+            config,
+            leaving: AtomicBool::new(false),
+            threads: Mutex::default(),
+        };
+        for shard in shards {
+            let name = format!("shard-{}", shard.number);
+            let thread = std::thread::Builder::new().name(name).spawn(|| shard.run())?;
+            inner.threads.lock().push(thread);
+        }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
     /// Registers a connection whose transport comes later, and returns when its shard has taken it.
     ///
     /// From then on messages are kept for it, within its bound, so that none is lost between the hub's word and the client's
@@ -81,40 +160,148 @@ impl Hub {
     ///
     /// # Errors
     /// When this node takes no more connections.
-    pub async fn open(&self, open: Open) -> Result<Ticket, Refused>;
+    pub async fn open(&self, open: Open) -> Result<Ticket, Refused> {
+        if self.inner.leaving.load(Ordering::Relaxed) {
+            return Err(Refused::Leaving);
+        }
+        if self.inner.config.max_connections.is_some_and(|most| self.connections() >= most.get()) {
+            return Err(Refused::Full);
+        }
+        let load = |inbox: &&Arc<Inbox>| inbox.connections.load(Ordering::Relaxed);
+        let inbox = self.inner.shards.iter().min_by_key(load).expect("there is at least one shard");
+        inbox.connections.fetch_add(1, Ordering::Relaxed);
+        let (reply, ticket) = oneshot::channel();
+        inbox.command(Command::Open(Box::new(open), reply));
+        // Without an answer the shard has ended, and its counters with it.
+        ticket.await.map_err(|_| Refused::Leaving)
+    }
 
     /// Hands on what the bus delivered, leaving the batch empty. Waits only while a shard's queue is full, which is counted.
-    pub async fn dispatch(&self, batch: &mut Vec<Delivery>);
+    ///
+    /// Not cancel safe: some shards may have got the batch and others not.
+    pub async fn dispatch(&self, batch: &mut Vec<Delivery>) {
+        let batch = Batch::new(batch.drain(..), &self.inner.common.masks, Time::now());
+        let batch = Arc::new(batch);
+        let mut left = batch.shards;
+        while left != 0 {
+            let inbox = &self.inner.shards[left.trailing_zeros() as usize];
+            inbox.deliver(&batch, || self.inner.common.metrics.queue_full.inc()).await;
+            left &= left - 1;
+        }
+    }
 
     /// Reads on from a connection whose message was dealt with.
-    pub fn resume(&self, sender: Sender);
+    pub fn resume(&self, sender: Sender) {
+        self.inner.shards[usize::from(sender.shard)].command(Command::Resume(sender.key));
+    }
 
     /// Closes all connections of a user; returns how many there were.
-    pub fn close_user(&self, user: &str, code: CloseCode) -> usize;
+    pub fn close_user(&self, user: &str, code: CloseCode) -> usize {
+        let places = self.inner.common.users.places(user);
+        for place in &places {
+            self.inner.shards[usize::from(place.shard)].command(Command::Close(place.key, code));
+        }
+        places.len()
+    }
 
     /// How many connections of a user are here.
-    pub fn connections_of(&self, user: &str) -> usize;
+    pub fn connections_of(&self, user: &str) -> usize {
+        self.inner.common.users.count(user)
+    }
 
-    /// How many connections there are.
-    pub fn connections(&self) -> usize;
+    /// How many connections there are, those included that are on their way in or out.
+    pub fn connections(&self) -> usize {
+        self.inner.shards.iter().map(|inbox| inbox.connections.load(Ordering::Relaxed)).sum()
+    }
 
     /// Closes about `count` connections with `code`, each after what is pending for it (event streams get `retry:` and end).
-    pub fn close_some(&self, count: usize, code: CloseCode);
+    pub fn close_some(&self, count: usize, code: CloseCode) {
+        let open: Vec<_> = self.inner.shards.iter().map(|inbox| inbox.open_connections()).collect();
+        let mut all: usize = open.iter().sum();
+        let mut left = count.min(all);
+        for (inbox, open) in self.inner.shards.iter().zip(open) {
+            // Each shard's share of what is left, so that the last one gets the rest.
+            let share = if all == 0 { 0 } else { (left * open).div_ceil(all) };
+            if share > 0 {
+                inbox.command(Command::CloseSome(share, code));
+            }
+            left -= share.min(left);
+            all -= open;
+        }
+    }
 
     /// Takes no more connections.
-    pub fn refuse(&self);
+    pub fn refuse(&self) {
+        self.inner.leaving.store(true, Ordering::Relaxed);
+    }
 
     /// Ends the shards: flushes what can be written until `deadline`, then closes what is left.
-    pub async fn stop(self, deadline: tokio::time::Instant);
+    pub async fn stop(self, deadline: tokio::time::Instant) {
+        self.refuse();
+        let threads = std::mem::take(&mut *self.inner.threads.lock());
+        self.inner.stop(deadline.into_std());
+        let joined = tokio::task::spawn_blocking(|| {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a shard had panicked");
+                }
+            }
+        });
+        if joined.await.is_err() {
+            tracing::error!("the shards could not be joined");
+        }
+    }
+}
+
+impl Inner {
+    fn stop(&self, deadline: Time) {
+        for inbox in &self.shards {
+            inbox.command(Command::Stop(deadline));
+        }
+    }
+}
+
+impl Drop for Inner {
+    /// A hub that nobody holds any more leaves no threads behind.
+    fn drop(&mut self) {
+        self.stop(Time::now());
+    }
 }
 
 /// A registered connection that waits for its transport. Dropping it closes the connection.
-pub struct Ticket {}
+pub struct Ticket {
+    inbox: Arc<Inbox>,
+    key: Key,
+    /// Where the bytes of an event stream come from.
+    pipe: Option<Arc<Pipe>>,
+    used: bool,
+}
 
 impl Ticket {
     /// Gives a WebSocket its socket, after the handshake, with what was read from it beyond the request.
-    pub fn attach(self, socket: std::net::TcpStream, read_ahead: Bytes);
+    pub fn attach(mut self, socket: std::net::TcpStream, read_ahead: Bytes) {
+        // A socket that cannot be set is broken: the ticket is dropped unused, which closes the connection.
+        if let Err(error) = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)) {
+            tracing::debug!(%error, "a socket was gone before it was attached");
+            return;
+        }
+        self.used = true;
+        self.inbox.command(Command::Attach(self.key, socket, read_ahead));
+    }
 
     /// Takes the connection's bytes as a stream for an HTTP response. Dropping the stream closes the connection.
-    pub fn into_stream(self) -> EventStream;
+    pub fn into_stream(mut self) -> EventStream {
+        self.used = true;
+        // A ticket of a WebSocket has no pipe: its stream has nothing to say, and closes the connection when it is dropped.
+        let pipe = self.pipe.take().unwrap_or_default();
+        EventStream::new(pipe, Arc::clone(&self.inbox), self.key)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.used {
+            self.inbox.command(Command::Gone(self.key));
+        }
+    }
 }

@@ -105,6 +105,12 @@ impl fmt::Debug for Secret {
     }
 }
 
+impl serde::Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
 impl BusUrl {
     /// `memory`, `redis` or `nats`.
     #[must_use]
@@ -149,6 +155,13 @@ impl FromStr for BusUrl {
     }
 }
 
+impl serde::Serialize for BusUrl {
+    /// As it is shown: without credentials.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl<'de> Deserialize<'de> for BusUrl {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
@@ -168,12 +181,15 @@ fn redis(parts: Parts, tls: bool, mode: RedisMode) -> Result<BusUrl, BusUrlError
     Ok(BusUrl::Redis(RedisUrl { mode, servers: parts.servers, tls, user: parts.user, password: parts.password }))
 }
 
-fn sentinel(parts: Parts, tls: bool) -> Result<BusUrl, BusUrlError> {
+/// The master's name is the path. What fred's URLs call it, and its other words, are understood as well.
+fn sentinel(mut parts: Parts, tls: bool) -> Result<BusUrl, BusUrlError> {
     let (mut user, mut password) = (None, None);
     for (key, value) in parts.query {
         match key.as_str() {
-            "sentinel_user" => user = Some(value),
-            "sentinel_password" => password = Some(Secret(value)),
+            "sentinel_user" | "sentinelUsername" => user = Some(value),
+            "sentinel_password" | "sentinelPassword" => password = Some(Secret(value)),
+            "sentinelServiceName" => parts.path = value,
+            "node" => parts.servers.push(host_port(&value, 26379)?),
             _ => return Err(BusUrlError::Query(key)),
         }
     }
@@ -365,6 +381,7 @@ mod tests {
             ("rediss://me:se%40cret@[::1]:7000", "rediss://***@[::1]:7000"),
             ("redis-cluster://a:1,b:2,c", "redis-cluster://a:1,b:2,c:6379"),
             ("redis-sentinel://u:p@a,b:1/main?sentinel_password=x", "redis-sentinel://***@a:26379,b:1/main"),
+            ("redis-sentinel://a:1?sentinelServiceName=m&node=b:2", "redis-sentinel://a:1,b:2/m"),
             ("nats://token@a:4223,b", "nats://***@a:4223,b:4222"),
             ("nats://u:p@a,nats://u:p@b", "nats://***@a:4222,b:4222"),
             ("tls://a", "tls://a:4222"),

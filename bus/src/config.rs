@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clarion_protocol::{Prefix, limits};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     BusHandle, Sink,
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The `[bus]` table. Parsed into types here, so that a mistake is found before anything is started.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BusConfig {
     /// Which bus, and where: `memory`, `redis://…`, `rediss://…`, `redis-sentinel://…`, `redis-cluster://…`, `nats://…`, `tls://…`.
@@ -73,7 +73,7 @@ impl Default for BusConfig {
 }
 
 /// How a Redis Cluster carries messages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PubSub {
     /// Every message crosses every server. Everything works.
@@ -115,8 +115,11 @@ pub fn connect(config: &BusConfig, sink: Arc<dyn Sink>) -> Result<BusHandle, Con
     }
 }
 
-/// Settings that contradict each other. A file that would not be read is one: somebody believes that it is.
-fn check(config: &BusConfig) -> Result<(), ConfigError> {
+/// Judges settings that contradict each other. A file that would not be read is one: somebody believes that it is.
+///
+/// # Errors
+/// The first that is found.
+pub fn check(config: &BusConfig) -> Result<(), ConfigError> {
     let cluster = matches!(&config.url, BusUrl::Redis(RedisUrl { mode: RedisMode::Cluster, .. }));
     if config.pubsub == PubSub::Sharded && !cluster {
         let expected = "classic: only a redis-cluster:// bus has sharded pub/sub".to_owned();

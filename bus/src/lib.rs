@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use tokio::sync::watch;
 
 pub use bus_url::{BusUrl, BusUrlError, HostPort, NatsAuth, NatsUrl, RedisMode, RedisUrl, Secret};
-pub use config::{BusConfig, ConfigError, PubSub, connect};
+pub use config::{BusConfig, ConfigError, PubSub, check, connect};
 
 /// A subscription of this node that stands on the bus, however many sockets share it. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

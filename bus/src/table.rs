@@ -126,6 +126,8 @@ struct Part {
     state: State,
     /// Stood on the link before, so that the link is not up until it stands again.
     resuming: bool,
+    /// Refused although it had stood: what was published meanwhile is missing.
+    missed: bool,
 }
 
 const NARROW: usize = 0;
@@ -288,6 +290,7 @@ impl Table {
             reach,
             state: State::Wanted,
             resuming: false,
+            missed: false,
         };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.parts.push(None);
@@ -412,7 +415,8 @@ impl Table {
         self.find_bytes(reach, internal, name).map(|slot| self.get(slot))
     }
 
-    fn lane_of(&self, base: &Address) -> u16 {
+    /// The lane that a subject belongs to.
+    pub(crate) fn lane_of(&self, base: &Address) -> u16 {
         match self.layout {
             Layout::Redis | Layout::Nats => 0,
             Layout::Sharded => {

@@ -16,6 +16,10 @@ use crate::{
     wait::eventually,
 };
 
+/// What a node is started with unless its builder says otherwise.
+const DEFAULTS: [(&str, &str); 3] =
+    [("--listen", "127.0.0.1:0"), ("--admin-listen", "127.0.0.1:0"), ("--log-format", "json")];
+
 /// How a [`BrokerProcess`] is to be.
 #[derive(Debug, Clone)]
 pub struct BrokerBuilder {
@@ -91,6 +95,12 @@ impl BrokerBuilder {
                 command.env_remove(name);
             }
         }
+        // A test that says where to listen, or how to log, says it instead of these.
+        for (flag, value) in DEFAULTS {
+            if !self.args.iter().any(|arg| arg == flag) {
+                command.args([flag, value]);
+            }
+        }
         command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -126,12 +136,11 @@ pub struct BrokerProcess {
 impl BrokerProcess {
     /// A node to be started from this binary, which only its own package's tests know: `env!("CARGO_BIN_EXE_clarion-broker")`.
     ///
-    /// It listens on any ports of 127.0.0.1 and logs JSON.
+    /// It listens on any ports of 127.0.0.1 and logs JSON, unless it is given `--listen`, `--admin-listen` or `--log-format`.
+    /// A test that starts it again on its port takes one of [`crate::free_port`].
     #[must_use]
     pub fn builder(binary: impl AsRef<Path>) -> BrokerBuilder {
-        let args = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"];
-        let binary = binary.as_ref().to_owned();
-        BrokerBuilder { binary, args: args.map(str::to_owned).to_vec(), env: Vec::new() }
+        BrokerBuilder { binary: binary.as_ref().to_owned(), args: Vec::new(), env: Vec::new() }
     }
 
     /// Where clients connect.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clarion_protocol::Address;
 use tokio::sync::Notify;
 
-use super::{Lane, Order, Reach, State, Table, Ticket, Work};
+use super::{Lane, NOWHERE, Order, Reach, State, Table, Ticket, Work};
 use crate::SubscribeError;
 
 impl Table {
@@ -31,23 +31,27 @@ impl Table {
         work
     }
 
-    /// The server has acknowledged a subscription.
-    pub(crate) fn stood(&mut self, ticket: Ticket) {
+    /// The server has acknowledged a subscription. Returns whether messages were missed while it refused this one.
+    pub(crate) fn stood(&mut self, ticket: Ticket) -> bool {
         if self.at(ticket).is_none_or(|part| part.state != State::Asked) {
-            return;
+            return false;
         }
         self.settle(ticket.slot, State::Standing);
-        for id in self.get(ticket.slot).ids {
+        let part = self.get_mut(ticket.slot);
+        let (missed, ids) = (std::mem::take(&mut part.missed), part.ids);
+        for id in ids {
             if id != 0 && self.stands(id) {
                 self.answer(id, &Ok(()));
             }
         }
+        missed
     }
 
-    /// The server has refused a subscription. Returns whether it had stood before.
+    /// The server has refused a subscription. Returns whether it had stood until now.
     pub(crate) fn refuse(&mut self, ticket: Ticket, reason: &str) -> bool {
         let Some(part) = self.at(ticket) else { return false };
         let (stood, ids) = (part.resuming, part.ids);
+        self.get_mut(ticket.slot).missed |= stood;
         self.settle(ticket.slot, State::Refused);
         for id in ids {
             self.answer(id, &Err(SubscribeError::Refused(reason.to_owned())));
@@ -81,13 +85,28 @@ impl Table {
         refused
     }
 
-    /// One subscription is no longer there although its connection is, since its slot went to another shard.
-    pub(crate) fn dropped(&mut self, base: &Address) {
-        if let Some(slot) = self.find(Reach::Exact, base)
-            && self.get(slot).state == State::Standing
-        {
-            self.again(slot, self.get(slot).lane);
+    /// The server says that a subscription is no longer there, since its slot goes to another shard. It waits for the
+    /// new routes. Returns whether it was one of ours.
+    pub(crate) fn dropped(&mut self, base: &Address, lane: u16) -> bool {
+        let Some(slot) = self.find(Reach::Exact, base) else { return false };
+        let part = self.get(slot);
+        let ours = part.lane == lane && part.state == State::Standing;
+        if ours {
+            self.again(slot, NOWHERE);
         }
+        ours
+    }
+
+    /// This was the wrong shard to ask; it waits for the new routes.
+    pub(crate) fn misplaced(&mut self, ticket: Ticket) {
+        if self.at(ticket).is_some_and(|part| part.state == State::Asked) {
+            self.again(ticket.slot, NOWHERE);
+        }
+    }
+
+    /// How many parts belong to no shard that is known.
+    pub(crate) fn adrift(&self) -> usize {
+        self.parts.iter().flatten().filter(|part| part.lane == NOWHERE).count()
     }
 
     /// How many parts of this lane stood before and do not stand yet.

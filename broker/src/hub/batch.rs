@@ -1,0 +1,116 @@
+//! What one call of `dispatch` brings, shared by the shards that need it, each message encoded once per dialect.
+
+use std::{collections::HashMap, sync::OnceLock};
+
+use bytes::Bytes;
+use clarion_bus::{Delivery, InterestId};
+use clarion_protocol::{
+    Address, Channel, Message,
+    dialect::{self, Dialect},
+};
+use parking_lot::RwLock;
+use smallvec::SmallVec;
+
+use super::clock::Time;
+use crate::frame::{self, Opcode};
+
+/// What a message costs in a queue beside its payload.
+const ITEM_BYTES: usize = size_of::<Delivered>();
+
+/// A set of shards, one bit each.
+pub(super) type Shards = u64;
+
+/// Which shards hold members of which interest. Written when a shard gets its first or loses its last.
+#[derive(Debug, Default)]
+pub(super) struct Masks {
+    of: RwLock<HashMap<InterestId, Shards>>,
+}
+
+impl Masks {
+    pub(super) fn set(&self, interest: InterestId, shard: Shards) {
+        *self.of.write().entry(interest).or_default() |= shard;
+    }
+
+    pub(super) fn clear(&self, interest: InterestId, shard: Shards) {
+        let mut of = self.of.write();
+        if let Some(shards) = of.get_mut(&interest) {
+            *shards &= !shard;
+            if *shards == 0 {
+                of.remove(&interest);
+            }
+        }
+    }
+}
+
+/// Messages that were dispatched together.
+pub(super) struct Batch {
+    pub messages: Vec<Delivered>,
+    /// When they came.
+    pub at: Time,
+    /// What they cost in a queue.
+    pub weight: usize,
+    /// All shards that need one of them.
+    pub shards: Shards,
+}
+
+/// One copy of a message, and how it is written.
+pub(super) struct Delivered {
+    pub interests: SmallVec<[InterestId; 2]>,
+    /// The shards that need it.
+    pub shards: Shards,
+    pub channel: Channel,
+    message: Message,
+    text: OnceLock<bool>,
+    event: OnceLock<Bytes>,
+    event_of_many: OnceLock<Bytes>,
+}
+
+impl Batch {
+    /// Keeps what some socket here hears.
+    pub(super) fn new(deliveries: impl Iterator<Item = Delivery>, masks: &Masks, at: Time) -> Self {
+        let mut batch = Self { messages: Vec::with_capacity(deliveries.size_hint().0), at, weight: 0, shards: 0 };
+        let of = masks.of.read();
+        for Delivery { interests, address, message } in deliveries {
+            let shards = interests.iter().filter_map(|id| of.get(id)).fold(0, |all, shards| all | shards);
+            // The broker's own messages are sorted out before; a message whose last socket just left is nobody's.
+            let Address::Channel(channel) = address else { continue };
+            if shards == 0 {
+                continue;
+            }
+            batch.shards |= shards;
+            batch.weight += message.payload.len() + ITEM_BYTES;
+            batch.messages.push(Delivered {
+                interests,
+                shards,
+                channel,
+                message,
+                text: OnceLock::new(),
+                event: OnceLock::new(),
+                event_of_many: OnceLock::new(),
+            });
+        }
+        batch
+    }
+}
+
+impl Delivered {
+    /// Writes it for a dialect. What is dear is done by the first shard that comes, for all.
+    pub(super) fn encode(&self, dialect: Dialect, out: &mut Vec<u8>) {
+        match dialect {
+            Dialect::Plain => self.frame(out),
+            Dialect::Event => out.extend_from_slice(self.event.get_or_init(|| dialect::event(&self.message))),
+            Dialect::EventOfMany => {
+                let event = || dialect::event_of_many(&self.channel, &self.message);
+                out.extend_from_slice(self.event_of_many.get_or_init(event));
+            }
+        }
+    }
+
+    /// A frame is its header and the payload: only whether that is text must be found out.
+    fn frame(&self, out: &mut Vec<u8>) {
+        let payload = &self.message.payload;
+        let text = *self.text.get_or_init(|| simdutf8::basic::from_utf8(payload).is_ok());
+        frame::write_header(if text { Opcode::Text } else { Opcode::Binary }, payload.len(), out);
+        out.extend_from_slice(payload);
+    }
+}

@@ -1,0 +1,45 @@
+//! The shards' clock: read once per turn, and in ticks for everything that is not measured.
+
+use std::time::Duration;
+
+use crate::connection::Tick;
+
+/// A moment.
+#[expect(clippy::disallowed_types, reason = "this is the clock that the others are told to use")]
+pub(super) type Time = std::time::Instant;
+
+/// How fine heartbeats and deadlines are. They are seconds long; finer ticks would wake idle shards more often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Counts ticks since it was made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    start: Time,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self { start: Time::now() }
+    }
+
+    /// The tick that `time` lies in. The first is 1.
+    pub(super) fn tick(self, time: Time) -> Tick {
+        ticks(time.saturating_duration_since(self.start)) + 1
+    }
+
+    /// When a tick begins.
+    pub(super) fn begin(self, tick: Tick) -> Time {
+        self.start + TICK * tick.saturating_sub(1)
+    }
+}
+
+/// A duration in whole ticks.
+pub(super) fn ticks(duration: Duration) -> Tick {
+    // Half the range is 6.8 years: nothing here lasts longer, and sums do not overflow.
+    Tick::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(Tick::MAX).min(Tick::MAX / 2)
+}
+
+/// An interval in ticks, at least one.
+pub(super) fn interval(duration: Duration) -> Tick {
+    ticks(duration).max(1)
+}

@@ -1,0 +1,69 @@
+//! The `[hub]` table of the configuration.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use clarion_protocol::limits;
+use serde::{Deserialize, Serialize};
+
+/// The most shards there can be: a set of them is one machine word.
+pub(super) const MAX_SHARDS: usize = 64;
+
+/// How connections are held.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Threads that own sockets. One per core unless it is set: more would only take turns, fewer leave cores idle.
+    pub shards: Option<NonZeroUsize>,
+    /// Connections that this node takes at most. Unlimited unless it is set: descriptors end first.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Bytes that may wait for one connection, what keeping them costs included: some seconds of a busy channel.
+    pub outbox_bytes: usize,
+    /// Bytes of messages that may wait for one shard before the bus has to: a few milliseconds of a shard's work.
+    pub queue_bytes: usize,
+    /// The longest message that a client may send: as long as any payload.
+    pub message_bytes: usize,
+    /// How often a WebSocket is pinged: below the usual 30 to 60 s idle limits of proxies.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+    /// How long a pinged client may stay silent: some seconds of a bad mobile network.
+    #[serde(with = "humantime_serde")]
+    pub pong_timeout: Duration,
+    /// How often an event stream carries a comment: below the shortest usual time-outs of proxies.
+    #[serde(with = "humantime_serde")]
+    pub comment_interval: Duration,
+    /// How long a registered connection may wait for its transport: as long as a handshake may take.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    /// How long a client may take to answer a goodbye: a few round trips, and no reason to hold a restart up.
+    #[serde(with = "humantime_serde")]
+    pub close_timeout: Duration,
+    /// Event streams that are sent elsewhere come back at a random moment within this time, or all would at once.
+    #[serde(with = "humantime_serde")]
+    pub retry_within: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            shards: None,
+            max_connections: None,
+            outbox_bytes: limits::OUTBOX_BYTES,
+            queue_bytes: 4 * 1024 * 1024,
+            message_bytes: limits::PAYLOAD_BYTES,
+            ping_interval: limits::PING_INTERVAL,
+            pong_timeout: limits::PONG_TIMEOUT,
+            comment_interval: limits::SSE_COMMENT_INTERVAL,
+            handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            close_timeout: Duration::from_secs(5),
+            retry_within: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    /// How many shards there are to be.
+    pub(super) fn shard_count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        self.shards.unwrap_or_else(cores).get().min(MAX_SHARDS)
+    }
+}

@@ -1,0 +1,314 @@
+//! How connections begin, how they are watched, and how they end.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+use clarion_protocol::{CloseCode, Interest, dialect::Dialect};
+use mio::{Interest as Readiness, net::TcpStream};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::{
+    Open, Subscription, Ticket,
+    clock::ticks,
+    handler::Handler,
+    metrics::End,
+    record::{Cold, Key, Record, Seat, Transport},
+    shard::Shard,
+    stream::Pipe,
+    table::Member,
+    users::Place,
+};
+use crate::{
+    connection::{Beat, Connection, Phase, Pulse, Tick},
+    frame::{Opcode, encode},
+};
+
+/// What an event stream carries when nothing else goes by.
+const COMMENT: &[u8] = b": \n\n";
+
+impl<H: Handler> Shard<H> {
+    /// Registers a connection; messages are kept for it from here on.
+    pub(super) fn open(&mut self, open: Open, reply: oneshot::Sender<Ticket>) {
+        if self.is_stopping() {
+            self.inbox.connections.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let Open { id, dialect, mut subscriptions, user, upstream, expires, greeting, lease } = open;
+        deduplicate(&mut subscriptions);
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        let expires = expires.map(|after| self.now + ticks(after));
+        let connection = Connection { id, user, upstream, expires, incoming: None, lease };
+        let transport = match dialect {
+            Dialect::Plain => Transport::Waiting,
+            Dialect::Event | Dialect::EventOfMany => Transport::Events(Arc::<Pipe>::default()),
+        };
+        let pipe = match &transport {
+            Transport::Events(pipe) => Some(Arc::clone(pipe)),
+            Transport::Waiting | Transport::Tcp(_) => None,
+        };
+        if let Some(pipe) = &pipe {
+            pipe.keep(greeting);
+        }
+        let rivals = rivals(&subscriptions);
+        let pulse = Pulse::new(self.now, self.now + self.common.settings.handshake);
+        let cold = Box::new(Cold { connection, dialect, seats: SmallVec::new(), rivals });
+        let record = Record { transport, outbox: None, cold, serial, pulse, phase: Phase::Open, paused: false };
+        let index = u32::try_from(self.records.insert(record)).expect("descriptors end before");
+        let key = Key { index, serial };
+        self.sit(key, dialect, &subscriptions);
+        self.wheel.schedule(key, pulse.next);
+        self.common.metrics.connections(dialect).inc();
+        // Whoever asked may have gone away: then the ticket is dropped, and takes this back.
+        drop(reply.send(Ticket { inbox: Arc::clone(&self.inbox), key, pipe, used: false }));
+    }
+
+    /// Takes the places of a new connection.
+    fn sit(&mut self, key: Key, dialect: Dialect, subscriptions: &[Subscription]) {
+        let cold = &mut self.records[key.index as usize].cold;
+        for (number, subscription) in subscriptions.iter().enumerate() {
+            let overlaps = cold.rivals.as_ref().is_some_and(|rivals| !rivals[number].is_empty());
+            let member = Member { index: key.index, subscription: number as u16, dialect, overlaps };
+            let (audience, position) = self.table.join(subscription.id, member);
+            cold.seats.push(Seat { audience, position, slow: subscription.slow });
+        }
+        if let Some(user) = &cold.connection.user {
+            self.common.users.enter(user, Place { shard: self.number, key });
+        }
+    }
+
+    /// Gives a registered connection its socket.
+    pub(super) fn attach(&mut self, key: Key, socket: std::net::TcpStream, read_ahead: &[u8]) {
+        let mut socket = TcpStream::from_std(socket);
+        // Registered once for both directions: the edge of writability only comes after a write that would have blocked,
+        // so a client that keeps up causes none, and no call is made when one falls behind or catches up.
+        let both = Readiness::READABLE | Readiness::WRITABLE;
+        let registered = self.poll.registry().register(&mut socket, key.into(), both);
+        let now = self.now;
+        let wait = spread(self.common.settings.heartbeats.ping);
+        let Some(record) = self.record(key).filter(|record| matches!(record.transport, Transport::Waiting)) else {
+            return;
+        };
+        record.transport = Transport::Tcp(socket);
+        record.pulse.heard = now;
+        if record.is_open() {
+            let expires = record.cold.connection.expires.unwrap_or(Tick::MAX);
+            let next = (now + wait).min(expires);
+            record.pulse.next = next;
+            self.wheel.schedule(key, next);
+        }
+        if let Err(error) = registered {
+            tracing::warn!(%error, "a socket cannot be watched");
+            self.lose(key);
+            return;
+        }
+        self.flush(key);
+        if !read_ahead.is_empty() {
+            self.take_in(key, &mut read_ahead.to_vec());
+        }
+    }
+
+    /// Looks at all whose time has come.
+    pub(super) fn watch(&mut self) {
+        while let Some((tick, mut keys)) = self.wheel.advance(self.now) {
+            for key in keys.drain(..) {
+                let Some(record) = self.record(key) else { continue };
+                let next = record.pulse.next;
+                if next <= tick {
+                    self.look_at(key);
+                } else if super::wheel::same_slot(next, tick) {
+                    self.wheel.schedule(key, next);
+                }
+            }
+            self.wheel.give_back(tick, keys);
+        }
+    }
+
+    /// Does what is due for one connection.
+    fn look_at(&mut self, key: Key) {
+        let (now, settings) = (self.now, self.common.settings);
+        let Some(record) = self.record(key) else { return };
+        if !record.is_open() {
+            self.remove(key, None);
+            return;
+        }
+        let expires = record.cold.connection.expires.unwrap_or(Tick::MAX);
+        if expires <= now {
+            self.close(key, CloseCode::Expired);
+            return;
+        }
+        match &record.transport {
+            Transport::Waiting => return self.remove(key, Some(End::Handshake)),
+            Transport::Events(pipe) if !pipe.is_taken() => return self.remove(key, Some(End::Handshake)),
+            Transport::Events(pipe) => {
+                let waker = pipe.comment(Bytes::from_static(COMMENT));
+                record.pulse.next = now + settings.comments;
+                wake(waker);
+            }
+            Transport::Tcp(_) => {
+                if record.paused {
+                    // It cannot be heard while nothing is read from it.
+                    record.pulse.heard = now;
+                }
+                match record.pulse.beat(now, settings.heartbeats) {
+                    Beat::Rest => {}
+                    Beat::Ping => self.say(key, encode(Opcode::Ping, b"")),
+                    Beat::Silent => return self.close(key, CloseCode::NoPong),
+                }
+            }
+        }
+        if let Some(record) = self.record(key) {
+            record.pulse.next = record.pulse.next.min(expires);
+            let next = record.pulse.next;
+            self.wheel.schedule(key, next);
+        }
+    }
+
+    /// Says goodbye: after what is pending, or instead of it where too much is.
+    pub(super) fn close(&mut self, key: Key, code: CloseCode) {
+        let Some(record) = self.record(key).filter(|record| record.is_open()) else { return };
+        if code == CloseCode::Slow
+            && let Some(outbox) = &mut record.outbox
+        {
+            outbox.shed();
+            if outbox.is_empty() {
+                record.outbox = None;
+            }
+        }
+        let paused = record.paused;
+        self.part(key, Phase::Closing, End::Said(code));
+        let Some(record) = self.record(key) else { return };
+        match &record.transport {
+            Transport::Events(pipe) => {
+                let pipe = Arc::clone(pipe);
+                self.end_stream(&pipe, code);
+            }
+            Transport::Tcp(_) => {
+                self.say(key, encode(Opcode::Close, &code.body()));
+                if paused {
+                    self.unread.push(key);
+                }
+            }
+            Transport::Waiting => record.outbox.get_or_insert_default().keep(encode(Opcode::Close, &code.body())),
+        }
+    }
+
+    fn end_stream(&self, pipe: &Pipe, code: CloseCode) {
+        if code == CloseCode::Slow {
+            pipe.shed();
+        }
+        if code.reconnect() {
+            let longest = u64::try_from(self.common.settings.retry_within.as_millis()).unwrap_or(u64::MAX);
+            pipe.keep(format!("retry: {}\n\n", rand::random_range(0..=longest)).into());
+        }
+        wake(pipe.end());
+    }
+
+    /// Closes some connections that are open, whichever come first.
+    pub(super) fn close_some(&mut self, count: usize, code: CloseCode) {
+        let places = self.records.capacity();
+        let mut left = count;
+        for _ in 0..places {
+            if left == 0 {
+                break;
+            }
+            let index = self.close_cursor % places;
+            self.close_cursor = index + 1;
+            let Some(record) = self.records.get(index).filter(|record| record.is_open()) else { continue };
+            let key = Key { index: index as u32, serial: record.serial };
+            self.close(key, code);
+            left -= 1;
+        }
+    }
+
+    /// Takes a connection out of all audiences and gives it some time to end.
+    pub(super) fn part(&mut self, key: Key, phase: Phase, end: End) {
+        let deadline = self.now + self.common.settings.close;
+        let Some(record) = self.record(key) else { return };
+        let was_open = record.is_open();
+        record.phase = phase;
+        record.paused = false;
+        record.cold.connection.incoming = None;
+        if !was_open {
+            return;
+        }
+        record.pulse.next = deadline;
+        self.wheel.schedule(key, deadline);
+        self.inbox.closing.fetch_add(1, Ordering::Relaxed);
+        self.common.metrics.ended(end);
+        self.leave(key);
+    }
+
+    /// Gives a connection's places in the table and among the users up.
+    fn leave(&mut self, key: Key) {
+        let Some(record) = self.record(key) else { return };
+        let seats = std::mem::take(&mut record.cold.seats);
+        let user = record.cold.connection.user.take();
+        for seat in seats {
+            if let Some(moved) = self.table.leave(seat.audience, seat.position) {
+                let seats = &mut self.records[moved.index as usize].cold.seats;
+                seats[usize::from(moved.subscription)].position = seat.position;
+            }
+        }
+        if let Some(user) = user {
+            self.common.users.leave(&user, Place { shard: self.number, key });
+        }
+    }
+
+    /// A connection is gone, wherever it was.
+    pub(super) fn lose(&mut self, key: Key) {
+        self.remove(key, Some(End::Lost));
+    }
+
+    /// Forgets a connection. Its end is counted unless it was when the goodbyes began.
+    pub(super) fn remove(&mut self, key: Key, end: Option<End>) {
+        let Some(record) = self.record(key) else { return };
+        let was_open = record.is_open();
+        self.leave(key);
+        let record = self.records.remove(key.index as usize);
+        if let Transport::Events(pipe) = &record.transport {
+            pipe.shed();
+            wake(pipe.end());
+        }
+        self.common.metrics.connections(record.cold.dialect).dec();
+        self.inbox.connections.fetch_sub(1, Ordering::Relaxed);
+        if !was_open {
+            self.inbox.closing.fetch_sub(1, Ordering::Relaxed);
+        } else if let Some(end) = end {
+            self.common.metrics.ended(end);
+        }
+    }
+}
+
+fn wake(waker: Option<std::task::Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// A first interval, so that connections that came together are not looked at together for ever.
+fn spread(interval: Tick) -> Tick {
+    rand::random_range(interval.div_ceil(2)..=interval)
+}
+
+/// One subscription per interest: the bus delivers for an interest once, however often a client asks.
+fn deduplicate(subscriptions: &mut Vec<Subscription>) {
+    let mut seen = std::collections::HashSet::new();
+    subscriptions.retain(|subscription| seen.insert(subscription.id));
+}
+
+/// For each subscription those that bring a message in its stead; `None` when there are none at all.
+///
+/// Interests that match one channel have bases that begin alike, so others need not be compared for each message.
+fn rivals(subscriptions: &[Subscription]) -> Option<Box<[Box<[Interest]>]>> {
+    let interests = || subscriptions.iter().map(|subscription| &subscription.interest);
+    let more_specific = |one: &Interest| -> Box<[Interest]> {
+        interests()
+            .filter(|other| other.base().starts_with(one.base()) && other.specificity(one).is_gt())
+            .cloned()
+            .collect()
+    };
+    let rivals: Box<[Box<[Interest]>]> = interests().map(more_specific).collect();
+    rivals.iter().any(|rivals| !rivals.is_empty()).then_some(rivals)
+}

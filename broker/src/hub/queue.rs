@@ -1,0 +1,163 @@
+//! What waits for a shard: commands and deliveries, in order, taken whole once per turn.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use clarion_protocol::CloseCode;
+use mio::{Registry, Token, Waker};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::{Open, Ticket, batch::Batch, clock::Time, record::Key};
+
+/// One thing for a shard to deal with.
+pub(super) enum Item {
+    Command(Command),
+    Batch(Arc<Batch>),
+}
+
+/// What a shard is asked to do. There are never more of them than a few per connection, so only deliveries need a bound.
+pub(super) enum Command {
+    Open(Box<Open>, oneshot::Sender<Ticket>),
+    Attach(Key, std::net::TcpStream, Bytes),
+    /// The client's side was given up.
+    Gone(Key),
+    Resume(Key),
+    Close(Key, CloseCode),
+    CloseSome(usize, CloseCode),
+    /// Closes all, and ends the thread when all are gone or at this time.
+    Stop(Time),
+}
+
+/// What became of a batch.
+pub(super) enum Taken {
+    Yes,
+    Full,
+}
+
+/// The door of a shard. Everything that comes from other threads comes through here.
+pub(super) struct Inbox {
+    queue: Mutex<Queue>,
+    /// Tells those who wait that the queue was emptied.
+    space: Notify,
+    waker: Waker,
+    bound: usize,
+    /// Connections of this shard, those included that are on their way in or out.
+    pub connections: AtomicUsize,
+    /// Those of them that are on their way out.
+    pub closing: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    /// What the deliveries weigh.
+    weight: usize,
+    /// The shard waits for events and must be woken.
+    asleep: bool,
+    /// The shard has ended.
+    closed: bool,
+}
+
+impl Inbox {
+    pub(super) fn new(registry: &Registry, token: Token, bound: usize) -> io::Result<Self> {
+        Ok(Self {
+            queue: Mutex::default(),
+            space: Notify::new(),
+            waker: Waker::new(registry, token)?,
+            bound,
+            connections: AtomicUsize::new(0),
+            closing: AtomicUsize::new(0),
+        })
+    }
+
+    /// Hands over a command. One for a shard that has ended is dropped.
+    pub(super) fn command(&self, command: Command) {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            // What it holds may lock something on its way out.
+            drop(queue);
+            drop(command);
+            return;
+        }
+        queue.items.push_back(Item::Command(command));
+        let asleep = std::mem::take(&mut queue.asleep);
+        drop(queue);
+        self.wake(asleep);
+    }
+
+    /// Hands over a batch, unless too much is waiting already.
+    pub(super) fn try_deliver(&self, batch: &Arc<Batch>) -> Taken {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return Taken::Yes;
+        }
+        // An empty queue takes a batch of any size, or that batch would wait for ever.
+        if queue.weight > 0 && queue.weight + batch.weight > self.bound {
+            return Taken::Full;
+        }
+        queue.weight += batch.weight;
+        queue.items.push_back(Item::Batch(Arc::clone(batch)));
+        let asleep = std::mem::take(&mut queue.asleep);
+        drop(queue);
+        self.wake(asleep);
+        Taken::Yes
+    }
+
+    /// Hands over a batch, waiting while the queue is full; `full` is called when it has to.
+    pub(super) async fn deliver(&self, batch: &Arc<Batch>, full: impl Fn()) {
+        loop {
+            let space = self.space.notified();
+            tokio::pin!(space);
+            // From here on no notice is missed.
+            space.as_mut().enable();
+            match self.try_deliver(batch) {
+                Taken::Yes => return,
+                Taken::Full => full(),
+            }
+            space.await;
+        }
+    }
+
+    /// Takes all that waits. If nothing does, the shard counts as asleep from now on.
+    pub(super) fn take(&self, into: &mut VecDeque<Item>) {
+        let mut queue = self.queue.lock();
+        queue.asleep = queue.items.is_empty();
+        std::mem::swap(&mut queue.items, into);
+        let crowded = std::mem::take(&mut queue.weight) > 0;
+        drop(queue);
+        if crowded {
+            self.space.notify_waiters();
+        }
+    }
+
+    /// Takes nothing more, and drops what waits.
+    pub(super) fn close(&self) {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        let items = std::mem::take(&mut queue.items);
+        drop(queue);
+        drop(items);
+        self.space.notify_waiters();
+    }
+
+    fn wake(&self, asleep: bool) {
+        if asleep && let Err(error) = self.waker.wake() {
+            // An eventfd can only fail when the process has lost its descriptors.
+            tracing::error!(%error, "a shard cannot be woken");
+        }
+    }
+
+    /// Connections that are not on their way out.
+    pub(super) fn open_connections(&self) -> usize {
+        let all = self.connections.load(Ordering::Relaxed);
+        all.saturating_sub(self.closing.load(Ordering::Relaxed))
+    }
+}

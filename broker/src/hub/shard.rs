@@ -1,0 +1,256 @@
+//! One thread that owns its sockets and its part of the subscription table. It waits for nobody but its poll.
+//!
+//! Each round it takes the events of its sockets, then all that waits in its inbox, writes what that brought, and looks
+//! at the clock. Files beside this one hold the parts: `fanout` writes, `talk` reads, `life` opens, watches and closes.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use clarion_protocol::CloseCode;
+use mio::{Events, Poll, Token};
+use slab::Slab;
+
+use super::{
+    batch::{Batch, Masks, Shards},
+    clock::{Clock, Time, interval},
+    config::Config,
+    fanout::FanOut,
+    handler::Handler,
+    metrics::Metrics,
+    queue::{Command, Inbox, Item},
+    record::{Key, Record, Transport},
+    table::Table,
+    users::Users,
+    wheel::Wheel,
+};
+use crate::connection::{Intervals, Tick};
+
+/// The waker's token. No key is like it: serial numbers do not come that far.
+const WAKER: Token = Token(usize::MAX);
+/// Events taken from the poll at once.
+const EVENTS: usize = 1024;
+/// What one read can bring: a few of the largest frames, or many small ones.
+const READ_BYTES: usize = 64 * 1024;
+/// Deliveries written in one turn, so that one turn neither fills a client's outbox nor keeps other clients waiting.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// What all shards of a hub share.
+pub(super) struct Common {
+    pub masks: Arc<Masks>,
+    pub users: Arc<Users>,
+    pub metrics: Metrics,
+    pub settings: Settings,
+}
+
+/// The configuration in a shard's own units.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settings {
+    pub outbox_bytes: usize,
+    pub message_bytes: usize,
+    pub heartbeats: Intervals,
+    pub comments: Tick,
+    pub handshake: Tick,
+    pub close: Tick,
+    pub retry_within: Duration,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            outbox_bytes: config.outbox_bytes,
+            message_bytes: config.message_bytes,
+            heartbeats: Intervals { ping: interval(config.ping_interval), pong: interval(config.pong_timeout) },
+            comments: interval(config.comment_interval),
+            handshake: interval(config.handshake_timeout),
+            close: interval(config.close_timeout),
+            retry_within: config.retry_within,
+        }
+    }
+}
+
+pub(super) struct Shard<H> {
+    pub number: u16,
+    pub poll: Poll,
+    pub inbox: Arc<Inbox>,
+    pub common: Arc<Common>,
+    pub handler: H,
+    pub records: Slab<Record>,
+    /// The serial number of the last record.
+    pub serial: u32,
+    pub table: Table,
+    pub wheel: Wheel,
+    pub clock: Clock,
+    /// The tick in which this turn began.
+    pub now: Tick,
+    /// Deliveries to be written at the end of this turn.
+    pub batches: Vec<Arc<Batch>>,
+    pub fan: FanOut,
+    /// Every socket is read into this.
+    pub buffer: Vec<u8>,
+    /// Sockets that may have more to say than they were let.
+    pub unread: Vec<Key>,
+    /// Where the search for connections to close goes on.
+    pub close_cursor: usize,
+    waiting: VecDeque<Item>,
+    /// When the thread ends, whatever is left.
+    stopping: Option<Time>,
+}
+
+impl<H: Handler> Shard<H> {
+    pub(super) fn new(number: usize, common: Arc<Common>, handler: H, queue_bytes: usize) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let inbox = Arc::new(Inbox::new(poll.registry(), WAKER, queue_bytes)?);
+        let clock = Clock::new();
+        let now = clock.tick(Time::now());
+        Ok(Self {
+            number: u16::try_from(number).expect("shards are few"),
+            poll,
+            inbox,
+            table: Table::new(Arc::clone(&common.masks), bit(number)),
+            common,
+            handler,
+            records: Slab::new(),
+            serial: 0,
+            wheel: Wheel::new(now),
+            clock,
+            now,
+            batches: Vec::new(),
+            fan: FanOut::default(),
+            buffer: vec![0; READ_BYTES],
+            unread: Vec::new(),
+            close_cursor: 0,
+            waiting: VecDeque::new(),
+            stopping: None,
+        })
+    }
+
+    /// Runs until it is stopped.
+    pub(super) fn run(mut self) {
+        // Whatever ends this thread, nobody waits for it afterwards.
+        let _closed = CloseOnDrop(Arc::clone(&self.inbox));
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.is_done() {
+            let pause = self.pause();
+            match self.poll.poll(&mut events, pause) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, shard = self.number, "a shard's poll failed");
+                    return;
+                }
+            }
+            self.now = self.clock.tick(Time::now());
+            for event in &events {
+                if event.token() != WAKER {
+                    self.on_event(event);
+                }
+            }
+            self.read_on();
+            self.turn();
+            self.watch();
+        }
+    }
+
+    /// How long to wait for events. Takes what is waiting before a wait, so that nothing is slept over.
+    fn pause(&mut self) -> Option<Duration> {
+        if self.waiting.is_empty() {
+            self.inbox.take(&mut self.waiting);
+        }
+        if !self.waiting.is_empty() || !self.unread.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let due = self.wheel.next().map(|tick| self.clock.begin(tick));
+        let until = due.into_iter().chain(self.stopping).min()?;
+        Some(until.saturating_duration_since(Time::now()))
+    }
+
+    /// Deals with what was waiting, deliveries last, in order all the same.
+    fn turn(&mut self) {
+        let mut weight = 0;
+        while weight < TURN_BYTES
+            && let Some(item) = self.waiting.pop_front()
+        {
+            match item {
+                Item::Batch(batch) => {
+                    weight += batch.weight;
+                    self.batches.push(batch);
+                }
+                Item::Command(command) => self.obey(command),
+            }
+        }
+        self.fan_out();
+        for waker in self.fan.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Open(open, reply) => self.open(*open, reply),
+            Command::Attach(key, socket, read_ahead) => self.attach(key, socket, &read_ahead),
+            Command::Gone(key) => self.lose(key),
+            Command::Resume(key) => self.resume(key),
+            Command::Close(key, code) => {
+                self.fan_out();
+                self.close(key, code);
+            }
+            Command::CloseSome(count, code) => {
+                self.fan_out();
+                self.close_some(count, code);
+            }
+            Command::Stop(deadline) => {
+                self.fan_out();
+                self.stopping = Some(deadline);
+                self.close_some(usize::MAX, CloseCode::Restart);
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.stopping.is_some_and(|deadline| self.records.is_empty() || Time::now() >= deadline)
+    }
+
+    /// Whether connections that come now come too late.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// The record that a key names, if it still does.
+    pub(super) fn record(&mut self, key: Key) -> Option<&mut Record> {
+        self.records.get_mut(key.index as usize).filter(|record| record.serial == key.serial)
+    }
+}
+
+impl<H> Drop for Shard<H> {
+    fn drop(&mut self) {
+        // What the deadline left behind: leases are given back and the counters are right before the thread is joined.
+        for (_, record) in &mut self.records {
+            self.common.metrics.connections(record.cold.dialect).dec();
+            if let Transport::Events(pipe) = &record.transport
+                && let Some(waker) = pipe.end()
+            {
+                waker.wake();
+            }
+        }
+        self.inbox.connections.store(0, Ordering::Relaxed);
+        self.inbox.closing.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Closes the inbox when the thread ends.
+struct CloseOnDrop(Arc<Inbox>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// The set of one shard.
+pub(super) fn bit(number: usize) -> Shards {
+    1 << number
+}

@@ -1,0 +1,110 @@
+//! A shard's part of the subscription table: for each interest its members, together in memory.
+
+use std::{collections::HashMap, sync::Arc};
+
+use clarion_bus::InterestId;
+use clarion_protocol::dialect::Dialect;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::batch::{Masks, Shards};
+
+/// All dialects, in the order in which members are counted.
+pub(super) const DIALECTS: [Dialect; 3] = [Dialect::Plain, Dialect::Event, Dialect::EventOfMany];
+
+/// One connection's part in an audience.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Member {
+    /// Where its record is.
+    pub index: u32,
+    /// Which of its subscriptions this is.
+    pub subscription: u16,
+    pub dialect: Dialect,
+    /// Another of its subscriptions may be the one that brings a message.
+    pub overlaps: bool,
+}
+
+/// The connections that share an interest. Many interests are one user's and have one member, so it is kept small.
+pub(super) struct Audience {
+    interest: InterestId,
+    pub members: SmallVec<[Member; 2]>,
+    /// How many members each dialect has.
+    pub dialects: [u32; DIALECTS.len()],
+}
+
+pub(super) struct Table {
+    audiences: Slab<Audience>,
+    of: HashMap<InterestId, u32>,
+    masks: Arc<Masks>,
+    shard: Shards,
+}
+
+impl Table {
+    pub(super) fn new(masks: Arc<Masks>, shard: Shards) -> Self {
+        Self { audiences: Slab::new(), of: HashMap::new(), masks, shard }
+    }
+
+    pub(super) fn find(&self, interest: InterestId) -> Option<u32> {
+        self.of.get(&interest).copied()
+    }
+
+    pub(super) fn audience(&self, index: u32) -> Option<&Audience> {
+        self.audiences.get(index as usize)
+    }
+
+    /// Adds a member; returns its audience and its place there.
+    pub(super) fn join(&mut self, interest: InterestId, member: Member) -> (u32, u32) {
+        let index = *self.of.entry(interest).or_insert_with(|| {
+            self.masks.set(interest, self.shard);
+            let audience = Audience { interest, members: SmallVec::new(), dialects: [0; DIALECTS.len()] };
+            self.audiences.insert(audience) as u32
+        });
+        let audience = &mut self.audiences[index as usize];
+        audience.members.push(member);
+        audience.dialects[member.dialect as usize] += 1;
+        (index, audience.members.len() as u32 - 1)
+    }
+
+    /// Takes a member out; returns the one that has its place now, if another has.
+    pub(super) fn leave(&mut self, audience_index: u32, position: u32) -> Option<Member> {
+        let audience = &mut self.audiences[audience_index as usize];
+        let member = audience.members.swap_remove(position as usize);
+        audience.dialects[member.dialect as usize] -= 1;
+        if audience.members.is_empty() {
+            self.masks.clear(audience.interest, self.shard);
+            self.of.remove(&audience.interest);
+            self.audiences.remove(audience_index as usize);
+            return None;
+        }
+        audience.members.get(position as usize).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(index: u32) -> Member {
+        Member { index, subscription: 0, dialect: Dialect::Plain, overlaps: false }
+    }
+
+    #[test]
+    fn members_come_and_go() {
+        let mut table = Table::new(Arc::default(), 1);
+        let interest = InterestId(7);
+        assert_eq!(table.join(interest, member(0)), (0, 0));
+        assert_eq!(table.join(interest, member(1)), (0, 1));
+        assert_eq!(table.join(interest, member(2)), (0, 2));
+        assert_eq!(table.leave(0, 0), Some(member(2)));
+        assert_eq!(table.leave(0, 1), None);
+        assert_eq!(table.audience(0).unwrap().dialects, [1, 0, 0]);
+        assert_eq!(table.leave(0, 0), None);
+        assert_eq!(table.find(interest), None);
+    }
+
+    #[test]
+    fn a_member_is_eight_bytes() {
+        assert_eq!(size_of::<Member>(), 8);
+        assert!(size_of::<Audience>() <= 48);
+    }
+}

@@ -1,0 +1,8 @@
+//! The hub over real sockets of the loopback interface.
+
+mod fanout;
+mod life;
+mod slow;
+mod streams;
+mod support;
+mod talk;
