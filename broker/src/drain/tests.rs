@@ -190,3 +190,12 @@ fn what_does_not_fit_is_said() {
     );
     assert_eq!(Config { close_over: Some(seconds(21)), ..Config::default() }.problems(), []);
 }
+
+#[test]
+fn a_table_reads_what_it_writes() {
+    let written = toml::to_string(&Config::default()).unwrap();
+    assert_eq!(written, "wait = \"5s\"\ndeadline = \"30s\"\n");
+    let read: Config = toml::from_str("close_over = \"2s\"").unwrap();
+    assert_eq!((read.close_over, read.wait), (Some(Duration::from_secs(2)), Config::default().wait));
+    assert!(toml::from_str::<Config>("close = \"2s\"").is_err());
+}

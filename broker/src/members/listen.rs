@@ -150,9 +150,12 @@ impl Ears {
         for node in self.roll.sweep(linked, now) {
             tracing::warn!(%node, "a node is silent and counts as gone");
         }
+        // Whether anybody was heard says nothing here: a node alone hears nobody before it speaks itself.
+        if !linked {
+            self.listening_since = now;
+        }
         // One heartbeat of everybody who lives, and half an interval for it to be late.
-        let listened = now - self.listening_since >= self.shared.config.interval * 3 / 2;
-        self.settled |= listened && !self.roll.deaf();
+        self.settled |= now - self.listening_since >= self.shared.config.interval * 3 / 2;
         if !self.roll.deaf() && !self.leaving {
             self.compare(now);
         }

@@ -129,6 +129,18 @@ async fn a_node_alone_is_at_home_in_its_own_ring_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bus_that_goes_while_a_node_listens_makes_it_listen_again() {
+    let node = start(&Server::new(), "a");
+    time::sleep(Duration::from_millis(500)).await;
+    node.bus.cut();
+    seconds(10).await;
+    assert!(!node.members.view().settled, "nobody could be heard");
+    node.bus.heal();
+    let took = node.until(|view| view.settled).await;
+    assert!(took >= Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_agree_on_who_is_at_home_where() {
     let nodes = cluster(&Server::new(), ["a", "b", "c"]).await;
     let rings = nodes.each_ref().map(|node| node.members.view().ring.identity());
