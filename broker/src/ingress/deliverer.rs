@@ -61,6 +61,7 @@ impl Sink for Deliverer {
             self.divert(batch);
         }
         if !batch.is_empty() {
+            self.metrics.messages.inc_by(batch.len() as u64);
             self.hub.dispatch(batch).await;
         }
     }

@@ -22,6 +22,8 @@ pub struct Metrics {
     acquire_refused: IntCounter,
     acquire_unavailable: IntCounter,
     pub(super) gaps: IntCounter,
+    /// Channels' messages.
+    pub(super) messages: IntCounter,
     pub(super) internal_dropped: IntCounter,
 }
 
@@ -38,6 +40,8 @@ impl Metrics {
         let internal_dropped =
             IntCounter::new("clarion_internal_dropped_total", "Messages between nodes dropped since too many waited.")?;
         registry.register(Box::new(gaps.clone()))?;
+        let messages = IntCounter::new("clarion_ingress_messages_total", "Channels' messages that came from the bus.")?;
+        registry.register(Box::new(messages.clone()))?;
         registry.register(Box::new(internal_dropped.clone()))?;
         let publish = |result| published.with_label_values(&[result]);
         let acquire = |result| acquired.with_label_values(&[result]);
@@ -51,6 +55,7 @@ impl Metrics {
             acquire_refused: acquire("refused"),
             acquire_unavailable: acquire("unavailable"),
             gaps,
+            messages,
             internal_dropped,
         })
     }
