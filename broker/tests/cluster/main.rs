@@ -68,7 +68,7 @@ async fn everything_arrives(bus: &str) {
     };
     // The node dies when the first publisher is at work: its heartbeats stop and its sockets are gone without a word.
     let killing = async {
-        let seen = |metrics: clarion_testkit::Metrics| metrics.sum("clarion_bus_received_messages_total") > 0.0;
+        let seen = |metrics: clarion_testkit::Metrics| metrics.sum("clarion_ingress_messages_total") > 0.0;
         eventually("a message passes the node", async || seen(killed.metrics().await)).await;
         let mut killed = killed;
         killed.kill();
