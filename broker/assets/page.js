@@ -129,19 +129,20 @@ function openEvents(connection, at) {
     if (!connection.open) return;
     const over = events.readyState === EventSource.CLOSED;
     panels.sse.say("bad", over ? "refused" : "interrupted, coming back …");
-    if (over) explain(at);
+    if (over) explain(connection, at);
   };
 }
 
-/** An EventSource does not say why it was refused, a plain request does. */
-async function explain(at) {
+/** Neither door says why it was refused, a plain request does. Trying again is for a person then. */
+async function explain(connection, at) {
   const stop = new AbortController();
-  try {
-    const answer = await fetch(at, { headers: { accept: "text/event-stream" }, signal: stop.signal });
-    if (!answer.ok) panels.sse.say("bad", `refused: ${answer.status} ${(await answer.json()).error.message}`);
-  } finally {
-    stop.abort();
+  const answer = await fetch(at, { headers: { accept: "text/event-stream" }, signal: stop.signal }).catch(() => null);
+  if (answer && !answer.ok && connection.open) {
+    const { error } = await answer.json();
+    connection.close();
+    for (const panel of Object.values(panels)) panel.say("bad", `refused: ${answer.status} ${error.message}`);
   }
+  stop.abort();
 }
 
 async function publish() {

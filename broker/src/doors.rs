@@ -184,8 +184,10 @@ impl Knock {
             .collect();
         let upstream = self.upstream.filter(|channel| node.may_publish(&caller, channel).is_ok());
         let expires = caller.identity.expires;
+        let id = node.ids.next();
+        tracing::debug!(connection = id.0, door = self.door.label(), %address, "let in");
         let ticket = node.hub.open(Open {
-            id: node.ids.next(),
+            id,
             dialect: self.dialect,
             subscriptions,
             user: caller.identity.user.clone(),
@@ -215,8 +217,8 @@ impl Drop for Present {
     }
 }
 
-/// Any method that a channel path does not know.
+/// Any method that a path does not know; the router adds `Allow`.
 pub async fn method_not_allowed(method: Method) -> Response {
-    problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{method} is not known here; {DOORS}"))
-        .into_response()
+    let message = format!("{method} is not known at this path; `Allow` names what is");
+    problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).into_response()
 }

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 pub use relays::{Relayed, Relays};
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, ProxyHeader},
     answer::Problem,
     auth::{Auth, AuthError, Identity},
     config::Pin,
@@ -69,6 +69,8 @@ pub struct Settings {
     pub channels: usize,
     /// What happens to a user's connection that did not come to his home.
     pub pin: Pin,
+    /// Where other nodes look for the address of a client whose connection is relayed to them.
+    pub proxy_header: ProxyHeader,
 }
 
 /// Counts connections, so that each has a name for the life of this process.

@@ -5,7 +5,7 @@
 
 mod carry;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -18,7 +18,7 @@ use clarion_protocol::{Uid, limits};
 use futures_util::StreamExt as _;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
-    header::{CONNECTION, CONTENT_LENGTH, LOCATION, ORIGIN, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, FORWARDED, LOCATION, ORIGIN, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
 };
 use http_body_util::{BodyDataStream, Empty};
@@ -28,6 +28,7 @@ use socket2::TcpKeepalive;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
+    admission::ProxyHeader,
     answer::{Problem, problem},
     config::Pin,
     members::{Home, Peer},
@@ -67,7 +68,8 @@ pub async fn away(node: &Arc<Node>, head: &mut Parts, user: Option<&Uid>) -> Opt
         Pin::Relay => match relay(node, head, &home).await {
             Ok(response) => ("relayed", Some(response)),
             Err(error) => {
-                tracing::warn!(home = %home.node, error = format!("{error:#}"), "a user's home is unreachable; serving here");
+                // Counted below; a line for each connection of a dead node would be a flood.
+                tracing::debug!(home = %home.node, error = format!("{error:#}"), "a user's home is unreachable; serving here");
                 ("unreachable", None)
             }
         },
@@ -131,11 +133,21 @@ fn request(node: &Node, head: &Parts) -> anyhow::Result<http::Request<Empty<Byte
     }
     headers.remove(CONTENT_LENGTH);
     headers.insert(HOP, HeaderValue::from_str(node.settings.name.as_str())?);
-    let mut forwarded: Vec<_> =
-        headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).map(<[u8]>::to_vec).collect();
-    forwarded.push(node::peer(head).ip().to_string().into_bytes());
-    headers.insert(FORWARDED_FOR, HeaderValue::from_bytes(&forwarded.join(&b", "[..]))?);
+    add_forwarded(headers, node.settings.proxy_header, node::peer(head).ip())?;
     Ok(request)
+}
+
+/// Adds the client's address to those that proxies before this node have written.
+fn add_forwarded(headers: &mut HeaderMap, kind: ProxyHeader, peer: IpAddr) -> anyhow::Result<()> {
+    let (name, hop) = match (kind, peer.to_canonical()) {
+        (ProxyHeader::XForwardedFor, address) => (FORWARDED_FOR, address.to_string()),
+        (ProxyHeader::Forwarded, IpAddr::V4(address)) => (FORWARDED, format!("for={address}")),
+        (ProxyHeader::Forwarded, IpAddr::V6(address)) => (FORWARDED, format!("for=\"[{address}]\"")),
+    };
+    let hops = headers.get_all(&name).iter().map(HeaderValue::as_bytes).chain([hop.as_bytes()]);
+    let joined = hops.collect::<Vec<_>>().join(&b", "[..]);
+    headers.insert(name, HeaderValue::from_bytes(&joined)?);
+    Ok(())
 }
 
 /// What concerns one TCP connection only.
@@ -169,6 +181,24 @@ pub async fn locate(State(node): State<Arc<Node>>, request: Request) -> Result<R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clients_address_is_added_behind_those_of_proxies() {
+        let four: IpAddr = "::ffff:10.0.0.7".parse().unwrap();
+        let six: IpAddr = "2001:db8::1".parse().unwrap();
+        for (kind, before, peer, expected) in [
+            (ProxyHeader::XForwardedFor, None, four, "10.0.0.7"),
+            (ProxyHeader::XForwardedFor, Some("192.0.2.1"), six, "192.0.2.1, 2001:db8::1"),
+            (ProxyHeader::Forwarded, None, four, "for=10.0.0.7"),
+            (ProxyHeader::Forwarded, Some("for=192.0.2.1"), six, "for=192.0.2.1, for=\"[2001:db8::1]\""),
+        ] {
+            let name = if kind == ProxyHeader::Forwarded { FORWARDED } else { FORWARDED_FOR };
+            let mut headers = HeaderMap::new();
+            headers.extend(before.map(|value| (name.clone(), HeaderValue::from_static(value))));
+            add_forwarded(&mut headers, kind, peer).unwrap();
+            assert_eq!(headers[name], expected);
+        }
+    }
 
     #[test]
     fn a_redirect_keeps_path_and_query() {

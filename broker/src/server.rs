@@ -5,7 +5,7 @@ mod leave;
 mod listen;
 mod routes;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clarion_bus::{BusConfig, BusHandle, ConfigError, Link, Sink};
@@ -31,7 +31,7 @@ use crate::{
     probe::{self, Ready},
 };
 
-use accept::Acceptor;
+use accept::{Acceptor, Reins};
 pub use listen::CannotListen;
 
 /// Cancelled when the node is to leave.
@@ -83,12 +83,11 @@ pub async fn start_with(
     shutdown: Shutdown,
     connect: impl FnOnce(&BusConfig, Arc<dyn Sink>) -> Result<BusHandle, ConfigError>,
 ) -> anyhow::Result<Running> {
-    let listener = listen::listen("--listen", config.listen)?;
-    let admin_listener = listen::listen("--admin-listen", config.admin_listen)?;
-    let (listen, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
+    let listeners = listen::listen([("--listen", config.listen), ("--admin-listen", config.admin_listen)])?;
+    let [listen, admin] = [listeners[0].local_addr()?, listeners[1].local_addr()?];
     let parts = Parts::build(&config, connect)?;
     let (ready, link) = (parts.ready.clone(), parts.node.ingress.link());
-    let life = tokio::spawn(live(config.clone(), parts, [listener, admin_listener], shutdown));
+    let life = tokio::spawn(live(config.clone(), parts, listeners, shutdown));
     Ok(Running { listen, admin, node: config.node, ready, link, life: AbortOnDropHandle::new(life) })
 }
 
@@ -137,6 +136,7 @@ impl Parts {
             channels: config.limits.channels_per_connection,
             payload: config.limits.payload.bytes(),
             pin: config.pin,
+            proxy_header: config.proxy_header,
         };
         let node = Arc::new(Node {
             hub,
@@ -176,41 +176,56 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     background.spawn(probe::run(bus, config.probe.clone(), ready.clone(), probe));
     background.spawn(watch_keys(node.auth.clone(), ready.clone()));
     let [clients, operators] = listeners;
-    let (stop, finish) = (CancellationToken::new(), CancellationToken::new());
-    let (accepting, connections) = (TaskTracker::new(), TaskTracker::new());
-    let acceptor = |routes, admission, metrics| Acceptor {
-        routes,
-        admission,
+    // Those who ask whether the node lives are answered to its end; clients are not.
+    let (doors, desk) = (Reins::default(), Reins::default());
+    // A life that is cut short, as a test does that drops its node, takes no more connections either.
+    let _guards = [&doors, &desk].map(|reins| (reins.stop.clone().drop_guard(), reins.finish.clone().drop_guard()));
+    let for_clients = Acceptor {
+        routes: routes::router(node.clone()),
+        admission: Some(node.admission.clone()),
+        metrics: node.metrics.accepts.clone(),
         head_timeout: config.limits.handshake,
-        metrics,
-        connections: connections.clone(),
-        stop: stop.clone(),
-        finish: finish.clone(),
+        reins: doors.clone(),
     };
-    let for_clients =
-        acceptor(routes::router(node.clone()), Some(node.admission.clone()), node.metrics.accepts.clone());
     let for_operators = Acceptor {
-        stop: CancellationToken::new(),
-        ..acceptor(admin::router(ready.clone(), registry), None, AcceptMetrics::unseen())
+        routes: admin::router(ready.clone(), registry),
+        admission: None,
+        metrics: AcceptMetrics::unseen(),
+        head_timeout: config.limits.handshake,
+        reins: desk.clone(),
     };
+    let accepting = TaskTracker::new();
     accepting.spawn(Arc::new(for_clients).run(clients));
     background.spawn(Arc::new(for_operators).run(operators));
     tokio::select! {
         () = shutdown.cancelled() => {}
         error = node.members.failed() => {
-            stop.cancel();
+            doors.stop.cancel();
+            abandon(&node).await;
             return Err(error.into());
         }
     }
     let since = Instant::now();
-    let steps = leave::Leaving::new(&node, ready, stop, accepting, finish);
+    let steps = leave::Leaving::new(&node, ready, accepting, &doors);
     drain::run(&config.drain, &steps, &drain, since).await;
     // Answers that are on their way still get out; event streams ended with the hub.
-    connections.close();
+    doors.connections.close();
     node.tasks.close();
-    let rest = async { tokio::join!(connections.wait(), node.tasks.wait()) };
+    let rest = async { tokio::join!(doors.connections.wait(), node.tasks.wait()) };
     let _ = tokio::time::timeout_at(since + config.drain.deadline, rest).await;
     Ok(())
+}
+
+/// How long a node that must not go on may take to hang up.
+const ABANDON_TIME: Duration = Duration::from_secs(1);
+
+/// Ends what must not go on, without the courtesies of leaving: another node bears this one's name.
+async fn abandon(node: &Node) {
+    let hang_up = async {
+        node.hub.clone().stop(Instant::now()).await;
+        node.ingress.close().await;
+    };
+    let _ = tokio::time::timeout(ABANDON_TIME, hang_up).await;
 }
 
 /// Keeps the issuer's keys fresh, and readiness red while there are none.

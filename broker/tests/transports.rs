@@ -185,25 +185,34 @@ async fn a_handshake_is_checked() {
     assert_eq!(Reply::of(handshake("13", "short")).await.code(), 400);
 }
 
+/// A handshake for `/news` as bytes.
+fn handshake(node: &TestNode) -> String {
+    format!(
+        "GET /news HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        node.running.listen
+    )
+}
+
+async fn read_until(socket: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut read = Vec::new();
+    within("bytes", async {
+        while !read.ends_with(end) {
+            assert_ne!(socket.read_buf(&mut read).await.expect("no error"), 0, "{}", String::from_utf8_lossy(&read));
+        }
+    })
+    .await;
+    read
+}
+
 /// What a client sends in one packet with its handshake is not lost on the way from hyper to the shard.
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_right_behind_the_handshake_are_read() {
     let node = TestNode::start().await;
     let mut socket = TcpStream::connect(node.running.listen).await.unwrap();
-    let handshake = format!(
-        "GET /news HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        node.running.listen
-    );
     let ping = [0x81, 0x84, 0, 0, 0, 0, b'p', b'i', b'n', b'g'];
-    socket.write_all(&[handshake.as_bytes(), &ping].concat()).await.unwrap();
-    let mut answer = Vec::new();
-    within("pong", async {
-        while !answer.ends_with(b"\x81\x04pong") {
-            assert_ne!(socket.read_buf(&mut answer).await.unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
-        }
-    })
-    .await;
+    socket.write_all(&[handshake(&node).as_bytes(), &ping].concat()).await.unwrap();
+    let answer = read_until(&mut socket, b"\x81\x04pong").await;
     assert!(answer.starts_with(b"HTTP/1.1 101 "));
     assert!(String::from_utf8_lossy(&answer).to_lowercase().contains("s3pplmbitxaq9kygzzhzrbk+xoo="));
 }
@@ -335,6 +344,19 @@ async fn a_leaving_node_says_goodbye() {
     let address = node.running.listen;
     within("the end", node.running.wait()).await.unwrap();
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// A client that never answers the goodbye keeps the node waiting, and whoever asks how it is gets an answer meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaving_node_still_answers_operators() {
+    let node = TestNode::start().await;
+    let mut socket = TcpStream::connect(node.running.listen).await.unwrap();
+    socket.write_all(handshake(&node).as_bytes()).await.unwrap();
+    read_until(&mut socket, b"\r\n\r\n").await;
+    node.shutdown.cancel();
+    assert_eq!(read_until(&mut socket, b"restart").await, b"\x88\x09\x03\xf4restart");
+    let health = async |what| Reply::get(&format!("http://{}/health/{what}", node.running.admin)).await.code();
+    assert_eq!((health("live").await, health("ready").await), (200, 503));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ mod dial;
 mod intake;
 mod link;
 mod publish;
+mod shards;
 mod target;
 mod wire;
 
@@ -33,6 +34,7 @@ use self::{
     intake::{Counters, Echo, Subjects},
     link::Subscriber,
     publish::Publisher,
+    shards::Shards,
     target::Target,
 };
 use crate::{
@@ -44,6 +46,8 @@ use crate::{
 
 /// Where the publishing connection stands among the links.
 const PUBLISHER: u16 = u16::MAX;
+/// Where what is known of a sharded cluster stands among the links.
+const TOPOLOGY: u16 = u16::MAX - 1;
 
 /// Starts a Redis bus.
 ///
@@ -83,8 +87,14 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
     redis.shared.lanes.lock().insert(PUBLISHER, Lane { state: Link::Down(None), echo: None });
     let (publisher, shared, stop) = (redis.publisher.clone(), redis.shared.clone(), redis.stop.clone());
     redis.tasks.spawn(async move { publisher.watch(stop, |state| shared.report(PUBLISHER, state)).await });
-    let target = Target::new(url, credentials);
-    redis.shared.start_lane(0, target, redis.stop.child_token(), &redis.tasks);
+    if sharded {
+        redis.shared.lanes.lock().insert(TOPOLOGY, Lane { state: Link::Down(None), echo: None });
+        let (shared, tasks, stop) = (redis.shared.clone(), redis.tasks.clone(), redis.stop.clone());
+        redis.tasks.spawn(Shards::new(shared, url, credentials, tasks, stop).run());
+    } else {
+        let target = Target::new(url, credentials);
+        redis.shared.start_lane(0, target, redis.stop.child_token(), &redis.tasks);
+    }
     Ok(Arc::new(redis))
 }
 
@@ -120,11 +130,22 @@ struct Lane {
 impl Shared {
     /// Starts the link of a lane.
     fn start_lane(self: &Arc<Self>, lane: u16, target: Target, retired: CancellationToken, tasks: &TaskTracker) {
-        let name = format!("probe.{:016x}", rand::random::<u64>());
-        let name = InternalName::parse(&name).expect("hexadecimal digits are good in internal names");
-        let echo = Arc::new(Echo { subject: self.prefix.redis(&name.into()), heard: watch::Sender::new(0) });
+        let echo = Arc::new(Echo::new(self.echo_subject(lane)));
         self.lanes.lock().insert(lane, Lane { state: Link::Down(None), echo: Some(echo.clone()) });
         tasks.spawn(Subscriber { shared: self.clone(), lane, target, echo, retired }.run());
+    }
+
+    /// A subject that nobody else uses; in a sharded cluster one that this lane's shard serves.
+    fn echo_subject(&self, lane: u16) -> String {
+        // A shard with a single slot is found after some 16,384 tries, which take milliseconds.
+        for _ in 0..200_000 {
+            let name = format!("probe.{:016x}", rand::random::<u64>());
+            let name = InternalName::parse(&name).expect("hexadecimal digits are good in internal names").into();
+            if self.interests.lock().lane_of(&name) == lane {
+                return self.prefix.redis(&name);
+            }
+        }
+        format!("{}probe.none", self.internal())
     }
 
     /// Tells of a link's new state. The bus is up when all its links are.
@@ -171,7 +192,7 @@ impl Redis {
     async fn probe_one(&self, echo: Arc<Echo>) -> Result<(), ProbeError> {
         let number = self.probes.fetch_add(1, Relaxed) + 1;
         let mut heard = echo.heard.subscribe();
-        match self.publisher.send(echo.subject.clone(), number.to_string().into()).await {
+        match self.publisher.send(echo.subject(), number.to_string().into()).await {
             Ok(()) => {}
             Err(PublishError::NotTaken(_)) => return Err(ProbeError::Down),
             Err(_) => return Err(ProbeError::Late),

@@ -415,7 +415,8 @@ impl Table {
         self.find_bytes(reach, internal, name).map(|slot| self.get(slot))
     }
 
-    fn lane_of(&self, base: &Address) -> u16 {
+    /// The lane that a subject belongs to.
+    pub(crate) fn lane_of(&self, base: &Address) -> u16 {
         match self.layout {
             Layout::Redis | Layout::Nats => 0,
             Layout::Sharded => {

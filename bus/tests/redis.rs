@@ -1,8 +1,10 @@
 //! Redis keeps what every bus promises.
 
+#[path = "redis/backend.rs"]
+mod backend;
 mod conformance;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use clarion_bus::{BusConfig, Link, Secret};
@@ -43,22 +45,6 @@ impl Standalone {
     }
 }
 
-/// Publishes as `redis-cli` does, by a connection of its own.
-pub(crate) async fn publish(address: SocketAddr, command: &str, channel: &str, payload: &[u8]) {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let channel = format!("clarion:{channel}");
-    let mut out =
-        format!("*3\r\n${}\r\n{command}\r\n${}\r\n{channel}\r\n${}\r\n", command.len(), channel.len(), payload.len())
-            .into_bytes();
-    out.extend_from_slice(payload);
-    out.extend_from_slice(b"\r\n");
-    stream.write_all(&out).await.unwrap();
-    let mut answer = [0; 64];
-    let read = stream.read(&mut answer).await.unwrap();
-    assert!(answer.starts_with(b":"), "{}", String::from_utf8_lossy(&answer[..read]));
-}
-
 #[async_trait]
 impl Rig for Standalone {
     fn config(&self) -> BusConfig {
@@ -69,7 +55,7 @@ impl Rig for Standalone {
     }
 
     async fn backend(&self, channel: &str, payload: &[u8]) {
-        publish(self.plain, "PUBLISH", channel, payload).await;
+        backend::publish(self.plain, "PUBLISH", channel, payload).await;
     }
 
     async fn restart(&mut self) -> bool {
@@ -172,6 +158,20 @@ async fn a_bus_without_rights_to_its_own_subjects_says_so() {
     let mut link = node.bus.link();
     let told = link.wait_for(|link| matches!(link, Link::Down(Some(why)) if why.contains("&_clarion:clarion:*")));
     within("a reason", told).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_is_noticed_by_the_link_itself() {
+    let rig = Standalone::start().await;
+    let node = Node::with(&rig, BusConfig { command_timeout: Duration::from_millis(500), ..rig.config() }).await;
+    node.subscribe("a").await;
+    rig.server.pause();
+    let mut link = node.bus.link();
+    let told = link.wait_for(|link| matches!(link, Link::Down(Some(why)) if why.contains("silent")));
+    within("it is said", told).await.unwrap();
+    rig.server.resume();
+    node.heard.wait_gaps(1).await;
+    node.until_heard("a", "after").await;
 }
 
 #[test]

@@ -42,12 +42,18 @@ pub(super) struct Acceptor {
     /// How long a request's head may take, and how long a connection may rest between requests.
     pub(super) head_timeout: Duration,
     pub(super) metrics: AcceptMetrics,
-    /// Every HTTP connection; upgraded ones have left.
-    pub(super) connections: TaskTracker,
+    pub(super) reins: Reins,
+}
+
+/// By what a listener and its connections are held.
+#[derive(Clone, Default)]
+pub(super) struct Reins {
     /// Cancelled when no more connections are to be taken.
     pub(super) stop: CancellationToken,
     /// Cancelled when those that are there are to end after the request they are at.
     pub(super) finish: CancellationToken,
+    /// Every HTTP connection; upgraded ones have left.
+    pub(super) connections: TaskTracker,
 }
 
 impl Acceptor {
@@ -57,7 +63,7 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.stop.cancelled() => return,
+                () = self.reins.stop.cancelled() => return,
             };
             match accepted {
                 Ok((socket, peer)) => {
@@ -68,7 +74,7 @@ impl Acceptor {
                 Err(error) => {
                     self.metrics.failed.inc();
                     tracing::warn!(%error, ?pause, "accepting failed; trying again after a pause");
-                    let _ = time::timeout(pause, self.stop.cancelled()).await;
+                    let _ = time::timeout(pause, self.reins.stop.cancelled()).await;
                     pause = (pause * 2).min(BACKOFF.1);
                 }
             }
@@ -83,7 +89,7 @@ impl Acceptor {
         }
         // A message must not wait for the next one to fill a packet. Failing is a connection that is gone already.
         let _ = socket.set_nodelay(true);
-        self.connections.spawn(self.clone().serve(socket, peer, busy));
+        self.reins.connections.spawn(self.clone().serve(socket, peer, busy));
     }
 
     /// One connection's HTTP, until it is closed or upgraded.
@@ -99,7 +105,7 @@ impl Acceptor {
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = self.finish.cancelled() => {
+            () = self.reins.finish.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::accept::Reins;
 use crate::{
     drain::{self, Steps},
     node::{Node, Relays},
@@ -21,16 +22,10 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    pub(super) fn new(
-        node: &Arc<Node>,
-        ready: Ready,
-        accepting: CancellationToken,
-        listeners: TaskTracker,
-        finish: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(node: &Arc<Node>, ready: Ready, listeners: TaskTracker, reins: &Reins) -> Self {
         let (members, hub, ingress) = (node.members.clone(), node.hub.clone(), node.ingress.clone());
-        let inner = drain::Node { ready, members, accepting, listeners, hub, ingress };
-        Self { inner, relays: node.relays.clone(), finish }
+        let inner = drain::Node { ready, members, accepting: reins.stop.clone(), listeners, hub, ingress };
+        Self { inner, relays: node.relays.clone(), finish: reins.finish.clone() }
     }
 }
 

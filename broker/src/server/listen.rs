@@ -1,6 +1,6 @@
-//! Listening: on addresses that may have been in use a moment ago, with an error that says what to do.
+//! Listening: on addresses that may have been in use a moment ago, with errors that say what to do.
 
-use std::{io, net::SocketAddr};
+use std::{fmt, io, net::SocketAddr};
 
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -8,19 +8,39 @@ use tokio::net::{TcpListener, TcpSocket};
 /// `net.core.somaxconn`, 4096 since Linux 5.4.
 const BACKLOG: u32 = 4096;
 
-/// An address that cannot be listened on.
+/// Addresses that cannot be listened on: all of them, so that they can be mended in one go.
 #[derive(Debug, thiserror::Error)]
-#[error("{flag}: cannot listen on {address}; {remedy}")]
-pub struct CannotListen {
+pub struct CannotListen(Vec<Refusal>);
+
+#[derive(Debug)]
+struct Refusal {
     flag: &'static str,
     address: SocketAddr,
-    remedy: &'static str,
-    source: io::Error,
+    error: io::Error,
 }
 
-/// Opens a listener, named in errors by the flag that sets its address.
-pub(super) fn listen(flag: &'static str, address: SocketAddr) -> Result<TcpListener, CannotListen> {
-    open(address).map_err(|source| CannotListen { flag, address, remedy: remedy(source.kind()), source })
+impl fmt::Display for CannotListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, Refusal { flag, address, error }) in self.0.iter().enumerate() {
+            let (line_end, remedy) = (if number == 0 { "" } else { "\n" }, remedy(error.kind()));
+            write!(f, "{line_end}{flag}: cannot listen on {address} ({error}): {remedy}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens all listeners, each named in errors by the flag that sets its address.
+pub(super) fn listen<const N: usize>(
+    wanted: [(&'static str, SocketAddr); N],
+) -> Result<[TcpListener; N], CannotListen> {
+    let mut refusals = Vec::new();
+    let open = wanted
+        .map(|(flag, address)| open(address).map_err(|error| refusals.push(Refusal { flag, address, error })).ok());
+    if refusals.is_empty() {
+        Ok(open.map(|listener| listener.expect("none was refused")))
+    } else {
+        Err(CannotListen(refusals))
+    }
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {
@@ -47,13 +67,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_in_use_says_what_to_do() {
-        let first = listen("--listen", "127.0.0.1:0".parse().unwrap()).unwrap();
-        let error = listen("--listen", first.local_addr().unwrap()).unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.starts_with("--listen: cannot listen on 127.0.0.1:") && text.contains("choose another port"),
-            "{text}"
-        );
+    async fn all_addresses_in_use_are_named_with_what_to_do() {
+        let [first] = listen([("--listen", "127.0.0.1:0".parse().unwrap())]).unwrap();
+        let used = first.local_addr().unwrap();
+        let free = "127.0.0.1:0".parse().unwrap();
+        let error = listen([("--listen", used), ("--x", free), ("--admin-listen", used)]).unwrap_err().to_string();
+        let lines: Vec<_> = error.lines().collect();
+        assert_eq!(lines.len(), 2, "{error}");
+        assert!(lines[0].starts_with(&format!("--listen: cannot listen on {used} (")), "{error}");
+        assert!(lines[1].starts_with("--admin-listen: ") && lines[1].contains("choose another port"), "{error}");
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use clarion_protocol::{Address, Channel, Prefix, envelope};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::wire::{self, NotResp, Reply, Step};
@@ -61,8 +62,31 @@ impl Subjects {
 /// The subject on which a link hears itself, and the last number that came back.
 #[derive(Debug)]
 pub(crate) struct Echo {
-    pub(crate) subject: String,
+    /// Changes when its slot moves to another shard.
+    subject: Mutex<String>,
     pub(crate) heard: watch::Sender<u64>,
+}
+
+impl Echo {
+    pub(crate) fn new(subject: String) -> Self {
+        Self { subject: Mutex::new(subject), heard: watch::Sender::new(0) }
+    }
+
+    pub(crate) fn subject(&self) -> String {
+        self.subject.lock().clone()
+    }
+
+    pub(crate) fn set_subject(&self, subject: String) {
+        *self.subject.lock() = subject;
+    }
+
+    /// Takes what came back.
+    fn hear(&self, payload: &[u8]) {
+        // Whatever else is published there is nobody's.
+        if let Some(number) = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok()) {
+            self.heard.send_replace(number);
+        }
+    }
 }
 
 /// One link's read buffer and what was found in it.
@@ -182,12 +206,13 @@ impl Reading<'_> {
     fn exact(&self, table: &Table, subject: &[u8], found: &wire::Found) -> Option<(Address, Ids)> {
         let known = match subject.strip_prefix(&*self.subjects.channels) {
             Some(channel) => table.exact(channel),
-            None if subject == self.echo.subject.as_bytes() => {
-                let number = std::str::from_utf8(&self.input[found.payload.clone()]).ok()?.parse().ok()?;
-                self.echo.heard.send_replace(number);
-                None
+            None => {
+                let internal = table.internal(subject.strip_prefix(&*self.subjects.internal)?);
+                if internal.is_none() && *self.echo.subject.lock().as_bytes() == *subject {
+                    self.echo.hear(&self.input[found.payload.clone()]);
+                }
+                internal
             }
-            None => table.internal(subject.strip_prefix(&*self.subjects.internal)?),
         };
         known.map(|(address, ids)| (address.clone(), ids))
     }
@@ -235,7 +260,7 @@ mod tests {
             for topic in topics {
                 interests.lock().acquire(&Interest::parse(topic).unwrap().into()).unwrap();
             }
-            let echo = Echo { subject: "_clarion:clarion:probe.x".to_owned(), heard: watch::Sender::new(0) };
+            let echo = Echo::new("_clarion:clarion:probe.x".to_owned());
             let subjects = Subjects::new(&prefix, 100);
             Self { intake: Intake::new(BytesMut::new()), subjects, interests, echo, counters: Counters::default() }
         }

@@ -77,6 +77,7 @@ impl Subscriber {
             tracing::warn!(lane = self.lane, reason, "the bus link is down");
             self.shared.interests.lock().lost(self.lane);
             self.shared.report(self.lane, Link::Down(Some(reason)));
+            self.shared.moved.notify_one();
             tokio::select! {
                 () = tokio::time::sleep(backoff.pause()) => {}
                 () = self.retired.cancelled() => break,
@@ -183,7 +184,10 @@ impl Session {
         let mut rebuild = self.shared.rebuild.subscribe();
         tokio::pin!(moved);
         let (join, _) = self.words();
-        let subject = [self.echo.subject.clone()];
+        if self.shared.sharded {
+            self.echo.set_subject(self.shared.echo_subject(self.lane));
+        }
+        let subject = [self.echo.subject()];
         self.command(join, &subject, Owed::Echo);
         loop {
             self.fill();
@@ -345,6 +349,10 @@ impl Session {
             self.shared.moved.notify_one();
             return Ok(());
         }
+        if subject == self.echo.subject().as_bytes() {
+            self.shared.moved.notify_one();
+            return Err(Lost::Because("the slot of the probe has moved".to_owned()));
+        }
         if matches!(self.owed.front(), Some(Owed::Leave(_))) { self.left() } else { Ok(()) }
     }
 
@@ -395,7 +403,10 @@ impl Session {
 
     /// Reports when all that stood before stands again, or no longer does.
     fn judge(&mut self, backoff: &mut Backoff) {
-        let complete = self.echo_stands && self.shared.interests.lock().resuming(self.lane) == 0;
+        let resuming = self.shared.interests.lock().resuming(self.lane);
+        // Also a new link has something to make good when it takes over what stood elsewhere.
+        self.resumes |= resuming > 0;
+        let complete = self.echo_stands && resuming == 0;
         let resumed = complete && !self.complete;
         if resumed {
             backoff.reset();

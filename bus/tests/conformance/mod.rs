@@ -69,6 +69,11 @@ pub(crate) trait Rig: Send + Sync {
         false
     }
 
+    /// How many subscriber links a node has.
+    fn links(&self) -> u64 {
+        1
+    }
+
     /// The address at which a server listens that accepts and never answers, written as this bus's URL.
     fn url_of(&self, _address: std::net::SocketAddr) -> Option<String> {
         None

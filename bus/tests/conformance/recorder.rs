@@ -99,7 +99,10 @@ impl Sink for Recorder {
             tags: delivery.message.meta.as_ref().map(|meta| meta.tags.clone()).unwrap_or_default(),
             after_gaps,
         }));
-        self.count.send_replace(all.len());
+        let heard = all.len();
+        // Whoever waits looks at `all` from within the watch, so the one must be let go before the other is taken.
+        drop(all);
+        self.count.send_modify(|count| *count = heard.max(*count));
     }
 
     fn gap(&self) {

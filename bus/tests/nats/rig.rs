@@ -89,9 +89,12 @@ impl Rig for Server {
 
     async fn freeze(&self, frozen: bool) -> bool {
         if frozen {
-            self.server.pause()
+            self.server.pause();
+            // The signal is sent, and the last thread stops a moment later.
+            let tasks = format!("/proc/{}/task", self.server.process().pid());
+            eventually("the server is frozen", async || stopped(&tasks)).await;
         } else {
-            self.server.resume()
+            self.server.resume();
         }
         true
     }
