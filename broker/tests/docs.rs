@@ -36,7 +36,8 @@ async fn every_setting_is_explained() {
             table = name.trim_matches(['[', ']']).to_owned();
             assert!(text.contains(&format!("[{table}]")), "[{table}] is missing");
         } else if let Some((key, _)) = line.split_once(" = ") {
-            let named = text.lines().any(|line| line.trim_start_matches("# ").starts_with(key));
+            let starts = [format!("{key} = "), format!("[[{key}]]")];
+            let named = text.lines().any(|line| starts.iter().any(|start| line.starts_with(start)));
             let flag = format!("`--{}`", key.replace('_', "-"));
             assert!(named || text.contains(&flag), "`{key}` of [{table}] is missing");
         }

@@ -6,7 +6,7 @@ import { EventSource } from "eventsource";
 import { freePort, startBroker, startRedis, within } from "./harness.mjs";
 
 /** Opens a stream and keeps what comes. */
-async function listen(t, url, options) {
+async function follow(t, url, options) {
   const source = new EventSource(url, options);
   t.after(() => source.close());
   const messages = [];
@@ -31,7 +31,7 @@ const post = (url, body, type = "text/plain") => fetch(url, { method: "POST", bo
 test("lines, emptiness and order survive an event stream", async (t) => {
   const redis = await startRedis(t);
   const node = await startBroker(t, { args: ["--bus", redis.url] });
-  const { until } = await listen(t, `${node.url}/news`);
+  const { until } = await follow(t, `${node.url}/news`);
   const payloads = ["plain", "two\nlines", "", "trailing\n", " leading", "größe 🦀", '{"a":\n1}', ": no comment"];
   for (const payload of payloads) assert.equal((await post(`${node.url}/news`, payload)).status, 200);
   assert.deepEqual(await until(payloads.length), payloads);
@@ -40,7 +40,7 @@ test("lines, emptiness and order survive an event stream", async (t) => {
 test("many channels on one stream, each message once though they overlap", async (t) => {
   const redis = await startRedis(t);
   const node = await startBroker(t, { args: ["--bus", redis.url] });
-  const { until } = await listen(t, `${node.url}/events?channel=a&channel=a/*&channel=a/**&channel=b`);
+  const { until } = await follow(t, `${node.url}/events?channel=a&channel=a/*&channel=a/**&channel=b`);
   await redis.cli("PUBLISH", "clarion:a", "text");
   await redis.cli("PUBLISH", "clarion:a/b", '{"json":true}');
   await redis.cli("PUBLISH", "clarion:other", "not for us");
@@ -55,14 +55,14 @@ test("many channels on one stream, each message once though they overlap", async
 
 test("a refused stream says its status", async (t) => {
   const node = await startBroker(t);
-  await assert.rejects(listen(t, `${node.url}/users/42`), /^Error: 401|^Error: 403/);
-  await assert.rejects(listen(t, `${node.url}/api/x`), /^Error: 404/);
+  await assert.rejects(follow(t, `${node.url}/users/42`), /^Error: 401|^Error: 403/);
+  await assert.rejects(follow(t, `${node.url}/api/x`), /^Error: 404/);
 });
 
 test("a stream comes back after the node's restart", async (t) => {
   const listen = `127.0.0.1:${await freePort()}`;
   const first = await startBroker(t, { listen });
-  const { source, until } = await listen(t, `${first.url}/news`);
+  const { source, until } = await follow(t, `${first.url}/news`);
   await first.process.kill();
   const again = new Promise((resolve) => (source.onopen = resolve));
   const second = await startBroker(t, { listen });

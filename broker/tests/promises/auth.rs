@@ -135,8 +135,11 @@ async fn a_connection_ends_with_its_token() {
 
 #[tokio::test]
 async fn only_the_user_hears_his_channels() {
-    let file = ConfigFile::new("[[namespaces]]\nprefix = \"users\"\nsubscribe = \"anyone\"\n");
-    for node in [guarded().start_ready().await, guarded().args(["--config", file.path()]).start_ready().await] {
+    let opened = ConfigFile::new("[[namespaces]]\nprefix = \"users\"\nsubscribe = \"anyone\"\n");
+    let (code, words) = guarded().args(["--config", opened.path()]).start_and_end().await;
+    assert_eq!(code, Some(64), "a namespace cannot open the users' channels: {words}");
+    let some = ConfigFile::new("[[namespaces]]\nprefix = \"users\"\nslow = \"drop_oldest\"\n");
+    for node in [guarded().start_ready().await, guarded().args(["--config", some.path()]).start_ready().await] {
         let (mine, other) = (token("42"), token("43"));
         for path in ["users/42", "users/42/orders", "users/42/*", "users/42/**"] {
             assert_eq!(status(&node, path, Some(&mine)).await, 101, "{path}");

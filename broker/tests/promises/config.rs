@@ -9,7 +9,7 @@ use crate::{API_KEY, ConfigFile, SECRET, development, guarded};
 #[tokio::test]
 async fn all_mistakes_are_reported_together() {
     let file = ConfigFile::new(
-        "listen = \"nowhere\"\nlisten_adress = \"x\"\n[limits]\nping = \"25\"\npayload = \"64 bananas\"\n\
+        "trusted_proxies = [\"nowhere\"]\nlisten_adress = \"x\"\n[limits]\nping = \"25\"\npayload = \"64 bananas\"\n\
          [[namespaces]]\nprefix = \"a//b\"\nsubscribe = \"nobody\"\n[auth]\napi_keys = [\"k3y-that-must-not-show\"]\n",
     );
     let (code, words) = development().args(["--config", file.path(), "--pin", "nailed"]).start_and_end().await;

@@ -88,7 +88,7 @@ async fn a_second_signal_ends_it_at_once() {
 
 #[tokio::test]
 async fn the_deadline_holds_for_clients_that_do_not_read() {
-    let file = ConfigFile::new("[drain]\nwait = \"100ms\"\nclose_over = \"100ms\"\ndeadline = \"3s\"\n");
+    let file = ConfigFile::new("[drain]\nwait = \"100ms\"\nclose_over = \"100ms\"\ndeadline = \"6s\"\n");
     let mut node = development().args(["--config", file.path()]).start_ready().await;
     let _stuck = WsClient::connect(&node.url("news")).await;
     for _ in 0..20 {

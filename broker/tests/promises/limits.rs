@@ -127,14 +127,13 @@ async fn a_silent_peer_is_closed() {
 #[tokio::test]
 async fn a_flood_of_heads_is_answered() {
     let node = development().start_ready().await;
-    let many: String = "x".repeat(100_000);
-    let reply = http().get(node.url("news")).header("x-large", many).send().await;
-    if let Ok(response) = reply {
-        assert!(matches!(response.status().as_u16(), 400 | 413 | 431), "{}", response.status());
-    }
-    let path = format!("{}/{}", node.url("news"), "x".repeat(70_000));
-    if let Ok(response) = http().get(path).send().await {
-        assert!(matches!(response.status().as_u16(), 400 | 413 | 414 | 431), "{}", response.status());
+    let large = http().get(node.url("news")).header("x-large", "x".repeat(1_000_000));
+    let long = http().get(node.url(&"x".repeat(70_000)));
+    for request in [large, long] {
+        // The node may close before it has read everything; then there is no answer.
+        if let Ok(response) = request.send().await {
+            assert!(matches!(response.status().as_u16(), 400 | 413 | 414 | 431), "{}", response.status());
+        }
     }
     assert_eq!(Reply::get(&node.admin_url("/health/live")).await.code(), 200);
 }
