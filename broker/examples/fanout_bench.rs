@@ -209,7 +209,8 @@ fn frame_bytes() -> usize {
 /// CPU time of the thread with a name, in nanoseconds.
 fn cpu(thread: &str) -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
-    let named = |task: &std::path::PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread);
+    let named =
+        |task: &std::path::PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread);
     tasks.filter(named).map(|task| schedstat(&task.join("schedstat"))).sum()
 }
 
