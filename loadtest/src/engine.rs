@@ -37,7 +37,7 @@ const SETTLE: Duration = Duration::from_millis(5);
 const EVENTS: usize = 512;
 
 /// Where events go.
-pub(crate) type Tell = Box<dyn FnMut(Event) -> io::Result<()>>;
+pub(crate) type Tell = Box<dyn FnMut(&Event) -> io::Result<()>>;
 
 /// One worker's sockets and what happens to them.
 pub(crate) struct Engine {
@@ -105,7 +105,7 @@ impl Engine {
         let (open_next, opened) = self.subscribers.open_due(now, self.poll.registry());
         next = next.min(open_next.unwrap_or(next));
         if let Some(opened) = opened {
-            (self.tell)(opened)?;
+            (self.tell)(&opened)?;
         }
         if let Some(churn) = &mut self.churn {
             next = next.min(churn.due(now, &mut self.subscribers));
@@ -115,7 +115,7 @@ impl Engine {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             let tick = self.tick();
-            (self.tell)(Event::Tick(Box::new(tick)))?;
+            (self.tell)(&Event::Tick(Box::new(tick)))?;
         }
         Ok(Some(next))
     }
@@ -125,7 +125,7 @@ impl Engine {
         let next = feed.due(now, self.subscribers.audit.delivered);
         if let Some(published) = feed.finished() {
             self.feed = None;
-            (self.tell)(Event::Published(published))?;
+            (self.tell)(&Event::Published(published))?;
         }
         Ok(next)
     }
@@ -138,7 +138,7 @@ impl Engine {
         let complete = self.subscribers.are_up_to(&settling.published);
         if complete || now >= settling.deadline {
             self.settling = None;
-            (self.tell)(Event::Settled { complete })?;
+            (self.tell)(&Event::Settled { complete })?;
             return Ok(None);
         }
         settling.next = now + SETTLE;
@@ -147,12 +147,12 @@ impl Engine {
 
     fn obey(&mut self, command: Command) -> io::Result<()> {
         match command {
-            Command::Clock => (self.tell)(Event::Clock { now: Time::now() })?,
+            Command::Clock => (self.tell)(&Event::Clock { now: Time::now() })?,
             Command::Open(plan) => self.subscribers.open(*plan),
             Command::Begin { base } => self.subscribers.begin(base),
             Command::Publish(plan) => match Feed::start(*plan, self.poll.registry(), FEED) {
                 Ok(feed) => self.feed = Some(feed),
-                Err(message) => (self.tell)(Event::Failed { message })?,
+                Err(message) => (self.tell)(&Event::Failed { message })?,
             },
             Command::Churn(churn) => self.churn = Some(Churning::new(churn, &self.subscribers)),
             Command::Stop => {
@@ -167,12 +167,12 @@ impl Engine {
             }
             Command::Report { published } => {
                 let report = self.subscribers.report(&published);
-                (self.tell)(Event::Report(Box::new(report)))?;
+                (self.tell)(&Event::Report(Box::new(report)))?;
             }
             Command::Close => {
                 self.churn = None;
                 self.subscribers.close_all();
-                (self.tell)(Event::Closed)?;
+                (self.tell)(&Event::Closed)?;
             }
         }
         Ok(())

@@ -12,7 +12,6 @@ use crate::{
     clock::Time,
     control::{FeedPlan, Pace, Published},
     feed::link::{Link, Tally},
-    latency::Latency,
     stamp::Stamp,
 };
 
@@ -203,11 +202,5 @@ impl Feed {
                 stalls: self.window.stalls,
             }
         })
-    }
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self { lateness: Latency::default(), acknowledged: Latency::default(), errors: BTreeMap::new() }
     }
 }

@@ -104,6 +104,6 @@ fn in_turns(compare: &Compare) -> Result<()> {
         comparison.rounds.push(reports);
     }
     output.comparison(&comparison)?;
-    let reports = comparison.rounds.iter().flatten();
-    reports.map(|report| expect::judge(&scenario.common().expect, report)).collect()
+    let mut reports = comparison.rounds.iter().flatten();
+    reports.try_for_each(|report| expect::judge(&scenario.common().expect, report))
 }

@@ -87,7 +87,7 @@ fn bus() -> Port {
 pub(crate) enum Port {
     /// Where clients connect.
     #[default]
-    Port,
+    Clients,
     /// A second one of the server's own.
     Aux,
     /// That of the bus behind it.

@@ -6,7 +6,7 @@ pub(crate) mod html;
 pub(crate) mod plot;
 pub(crate) mod table;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,7 @@ impl Report {
         self.figures.insert(name.to_owned(), value);
     }
 
-    pub(crate) fn parameter(&mut self, name: &str, value: impl ToString) {
+    pub(crate) fn parameter(&mut self, name: &str, value: impl Display) {
         self.parameters.insert(name.to_owned(), value.to_string());
     }
 

@@ -81,7 +81,7 @@ impl Server {
         pids: Vec<u32>,
     ) -> Result<Self> {
         let (via, port) = profile.way_in(bus)?;
-        if port != Port::Port && publish_to.is_none() {
+        if port != Port::Clients && publish_to.is_none() {
             return Err(Failure::usage("nobody said where to publish").remedy("say it with --publish-to"));
         }
         let way = publish_to.map_or_else(|| targets.clone(), |address| vec![address]);
@@ -127,7 +127,7 @@ impl Server {
         let targets: Vec<_> = started.iter().map(|node| local(node.port)).collect();
         let (via, port) = profile.way_in(kind)?;
         let way = match port {
-            Port::Port => targets.clone(),
+            Port::Clients => targets.clone(),
             Port::Aux => vec![local(aux)],
             Port::Bus => vec![local(bus_port)],
         };

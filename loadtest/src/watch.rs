@@ -96,7 +96,7 @@ impl Watch {
         let (server, generator) = (Usage::cpu_of(&self.server), Usage::cpu_of(&self.generator));
         let delivered = self.ticks.iter().map(|tick| tick.delivered).sum::<u64>();
         let cores = |now: u64, before: u64| now.saturating_sub(before) as f64 / 1e9 / seconds;
-        let memory = self.samples.len() % MEMORY_EVERY == 0;
+        let memory = self.samples.len().is_multiple_of(MEMORY_EVERY);
         let pss = if memory { Usage::of(&self.server).pss as f64 / f64::from(1 << 20) } else { self.last_pss() };
         let sample = Sample {
             at: now.seconds_since(self.begun),

@@ -56,6 +56,7 @@ pub(crate) struct Frames {
     inside: bool,
     left: u64,
     /// The payload of a control frame, where it did not come in one piece.
+    #[expect(clippy::box_collection, reason = "nearly none is in pieces, and then a box is a third of a vector")]
     control: Option<Box<Vec<u8>>>,
 }
 

@@ -49,7 +49,7 @@ fn listen(sender: &mpsc::SyncSender<Command>, waker: &Arc<Waker>) {
             }
             Err(message) => {
                 // Nobody is left to be told when this fails.
-                let _ = tell(Event::Failed { message });
+                let _ = tell(&Event::Failed { message });
                 break;
             }
         }
@@ -58,8 +58,8 @@ fn listen(sender: &mpsc::SyncSender<Command>, waker: &Arc<Waker>) {
     }
 }
 
-fn tell(event: Event) -> io::Result<()> {
-    let mut line = serde_json::to_vec(&event)?;
+fn tell(event: &Event) -> io::Result<()> {
+    let mut line = serde_json::to_vec(event)?;
     line.push(b'\n');
     let mut output = io::stdout().lock();
     output.write_all(&line)?;

@@ -16,6 +16,7 @@ use crate::{
 };
 
 /// What all connections count together.
+#[derive(Default)]
 pub(super) struct Tally {
     pub(super) lateness: Latency,
     pub(super) acknowledged: Latency,

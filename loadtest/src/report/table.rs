@@ -9,7 +9,7 @@ use crate::{latency::Summary, report::Report};
 /// A number with as many digits as mean something.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if size >= 1000.0 => grouped(value.round()),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
