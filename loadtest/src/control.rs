@@ -43,6 +43,8 @@ pub(crate) enum Event {
         open: usize,
         failed: BTreeMap<String, u64>,
     },
+    /// Whatever is published from now on is counted.
+    Begun,
     Published(Published),
     Settled {
         complete: bool,

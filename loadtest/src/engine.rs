@@ -3,8 +3,11 @@
 //! A connection is a small record; all read into one shared buffer, and nothing is allocated for a message. So the generator
 //! stays cheaper than the servers it measures.
 
+mod alarm;
+mod arrivals;
 mod churn;
 mod connection;
+mod handshake;
 mod opening;
 mod subscribers;
 
@@ -19,13 +22,14 @@ use mio::{Events, Poll, Token, Waker};
 use crate::{
     clock::Time,
     control::{Command, Event, Tick},
-    engine::{churn::Churning, subscribers::Subscribers},
+    engine::{alarm::Alarm, churn::Churning, subscribers::Subscribers},
     feed::Feed,
 };
 
 /// Tokens from here on belong to the publisher's connections.
 const FEED: usize = 1 << 40;
 const WAKE: Token = Token(usize::MAX);
+const ALARM: Token = Token(usize::MAX - 1);
 
 /// How often the coordinator hears how it goes.
 const TICK: Duration = Duration::from_millis(250);
@@ -42,6 +46,7 @@ pub(crate) type Tell = Box<dyn FnMut(&Event) -> io::Result<()>>;
 /// One worker's sockets and what happens to them.
 pub(crate) struct Engine {
     poll: Poll,
+    alarm: Alarm,
     inbox: Receiver<Command>,
     tell: Tell,
     subscribers: Subscribers,
@@ -62,9 +67,10 @@ impl Engine {
     pub(crate) fn new(inbox: Receiver<Command>, tell: Tell) -> io::Result<(Self, Arc<Waker>)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
         let next_tick = Time::now() + TICK;
         let subscribers = Subscribers::default();
-        Ok((Self { poll, inbox, tell, subscribers, churn: None, feed: None, settling: None, next_tick }, waker))
+        Ok((Self { poll, alarm, inbox, tell, subscribers, churn: None, feed: None, settling: None, next_tick }, waker))
     }
 
     /// Runs until nobody gives commands any more.
@@ -73,14 +79,20 @@ impl Engine {
         loop {
             let now = Time::now();
             let Some(next) = self.due(now)? else { return Ok(()) };
-            let timeout = next.since(Time::now());
-            match self.poll.poll(&mut events, Some(timeout)) {
+            // What is due already is done after a look at the sockets.
+            let timeout = if next <= now {
+                Some(Duration::ZERO)
+            } else {
+                self.alarm.at(next, now)?;
+                None
+            };
+            match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 outcome => outcome?,
             }
             for event in &events {
                 match event.token() {
-                    WAKE => {}
+                    WAKE | ALARM => {}
                     Token(token) if token >= FEED => {
                         if let Some(feed) = &mut self.feed {
                             feed.ready(token - FEED);
@@ -149,7 +161,10 @@ impl Engine {
         match command {
             Command::Clock => (self.tell)(&Event::Clock { now: Time::now() })?,
             Command::Open(plan) => self.subscribers.open(*plan),
-            Command::Begin { base } => self.subscribers.begin(base),
+            Command::Begin { base } => {
+                self.subscribers.begin(base);
+                (self.tell)(&Event::Begun)?;
+            }
             Command::Publish(plan) => match Feed::start(*plan, self.poll.registry(), FEED) {
                 Ok(feed) => self.feed = Some(feed),
                 Err(message) => (self.tell)(&Event::Failed { message })?,

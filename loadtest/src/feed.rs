@@ -128,7 +128,7 @@ impl Feed {
                     self.emit(batch, now);
                     room -= batch;
                 }
-                self.until.min(now + STALL)
+                self.until.min(self.window.moved.max(self.begun) + STALL)
             }
         }
     }

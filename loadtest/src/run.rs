@@ -1,5 +1,7 @@
 //! One run: a server, workers, and the account of both. What all scenarios are made of.
 
+mod account;
+
 use std::time::Duration;
 
 use crate::{
@@ -9,7 +11,6 @@ use crate::{
     control::{Churn, Command, Event, FeedPlan, OpenPlan, Pace, Published, WorkerReport},
     failure::{Failure, Result},
     fleet::{Fleet, Offset},
-    latency::Latency,
     limits,
     procfs::{Machine, Usage},
     report::Report,
@@ -23,11 +24,6 @@ const SETTLE: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(60);
 /// Bytes are of no interest between two publications; numbers must differ.
 const BETWEEN: u32 = 1000;
-/// A core's share from which the generator counts as busy all the time.
-const BUSY: f64 = 0.9;
-/// How late the publisher may be, at the 99th percentile, before latencies are its own.
-const LATE_MS: f64 = 5.0;
-
 /// A run under way.
 pub(crate) struct Run<'a> {
     pub(crate) common: &'a Common,
@@ -40,7 +36,6 @@ pub(crate) struct Run<'a> {
     opened: u32,
     pub(crate) of_first: u32,
     base: u32,
-    latency: Latency,
 }
 
 /// What is to be opened.
@@ -107,18 +102,7 @@ impl<'a> Run<'a> {
         if server.pids.is_empty() {
             report.warnings.push("nobody said the server's --pid: its CPU and memory are not known".to_owned());
         }
-        Ok(Self {
-            common,
-            server,
-            fleet,
-            watch,
-            report,
-            offsets,
-            opened: 0,
-            of_first: 0,
-            base: 0,
-            latency: Latency::default(),
-        })
+        Ok(Self { common, server, fleet, watch, report, offsets, opened: 0, of_first: 0, base: 0 })
     }
 
     pub(crate) fn meter(&self) -> Meter {
@@ -227,6 +211,9 @@ impl<'a> Run<'a> {
     /// Begins to count, and to publish.
     pub(crate) fn begin_to_publish(&mut self, plan: &FeedPlan) -> Result<()> {
         self.fleet.tell_all(&Command::Begin { base: plan.base })?;
+        // A worker that begins later than the publisher would miss what it was sent before.
+        let pick = |event| if let Event::Begun = event { Some(()) } else { None };
+        self.fleet.wait_all("workers begin", GRACE, &mut self.watch, pick)?;
         self.fleet.tell(0, &Command::Publish(Box::new(plan.clone())))
     }
 
@@ -273,8 +260,8 @@ impl<'a> Run<'a> {
         let published = self.wait_published(plan.duration)?;
         let spent = self.spent_since(&meter);
         let reports = self.workers_report(&published.numbers)?;
-        self.account(&published, &reports);
-        self.account_spent(spent, &published, matches!(plan.pace, Pace::Rate(_)));
+        let delivered = self.account(&published, &reports);
+        self.account_spent(spent, delivered, &published, matches!(plan.pace, Pace::Rate(_)));
         Ok(spent)
     }
 
@@ -291,83 +278,6 @@ impl<'a> Run<'a> {
         self.fleet.tell_all(&Command::Report { published: published.to_owned() })?;
         let pick = |event| if let Event::Report(report) = event { Some(*report) } else { None };
         self.fleet.wait_all("workers report", GRACE, &mut self.watch, pick)
-    }
-
-    /// Enters what subscribers and the publisher have to say.
-    pub(crate) fn account(&mut self, published: &Published, workers: &[WorkerReport]) {
-        let report = &mut self.report;
-        let mut latency = Latency::default();
-        let (mut future, mut reads, mut bytes, mut left, mut broken) = (0, 0, 0, 0, 0);
-        for worker in workers {
-            report.audit += worker.audit;
-            latency.add_sparse(&worker.latency);
-            future += worker.from_the_future;
-            (reads, bytes) = (reads + worker.reads, bytes + worker.bytes);
-            (left, broken) = (left + worker.left, broken + worker.broken);
-            for (reason, count) in &worker.failed {
-                *report.failed.entry(reason.clone()).or_default() += count;
-            }
-            for (reason, count) in &worker.closed {
-                *report.closed.entry(reason.clone()).or_default() += count;
-            }
-        }
-        let mut acknowledged = Latency::default();
-        acknowledged.add_sparse(&published.acknowledged);
-        report.acknowledged = (acknowledged.count() > 0).then(|| acknowledged.summary());
-        report.latency = Some(latency.summary());
-        report.histogram = latency.sparse();
-        report.publish_errors.extend(published.errors.clone());
-        report.figure("published", published.messages as f64);
-        report.figure("delivered", report.audit.delivered as f64);
-        report.figure("messages_per_read", report.audit.delivered as f64 / (reads.max(1)) as f64);
-        report.figure("wire_bytes_per_delivery", bytes as f64 / report.audit.delivered.max(1) as f64);
-        for (name, count) in [("left", left), ("broken", broken)] {
-            if count > 0 {
-                report.figure(name, count as f64);
-            }
-        }
-        if future > 0 {
-            report.warnings.push(format!("{future} messages came before they were sent: clocks differ"));
-        }
-        if published.stalls > 0 {
-            report.warnings.push(format!("deliveries stood still for a second, {} times", published.stalls));
-        }
-        if published.messages == 0 {
-            report.warnings.push("nothing was published".to_owned());
-        }
-        let mut lateness = Latency::default();
-        lateness.add_sparse(&published.lateness);
-        report.figure("publisher_late_p99_ms", lateness.percentile_ms(99.0));
-        self.latency.add(&latency);
-    }
-
-    fn account_spent(&mut self, spent: Spent, published: &Published, open_loop: bool) {
-        let report = &mut self.report;
-        let delivered = report.audit.delivered.max(1) as f64;
-        let messages = published.messages.max(1) as f64;
-        report.figure("seconds", spent.seconds);
-        report.figure("published_per_second", messages / spent.seconds);
-        report.figure("deliveries_per_second", delivered / spent.seconds);
-        let known = !self.server.pids.is_empty();
-        if known {
-            report.figure("cpu_us_per_delivery", spent.server * 1e6 / delivered);
-            report.figure("cpu_us_per_message", spent.server * 1e6 / messages);
-            report.figure("server_cores", spent.server / spent.seconds);
-        }
-        if !self.server.bus_pids.is_empty() {
-            report.figure("bus_cpu_us_per_message", spent.bus * 1e6 / messages);
-        }
-        let generator = spent.generator / spent.seconds;
-        report.figure("generator_cores", generator);
-        let server = spent.server / spent.seconds;
-        if known && generator > BUSY * self.fleet.len() as f64 && server < BUSY {
-            let text = format!("the generator was the limit: it used {generator:.2} cores and the server {server:.2}");
-            report.warnings.push(text);
-        }
-        let late = report.lookup("publisher_late_p99_ms").unwrap_or(0.0);
-        if open_loop && late > LATE_MS {
-            report.warnings.push(format!("the publisher was late (p99 {late:.1} ms): latencies are partly its own"));
-        }
     }
 
     /// Closes everything, and gives the report.

@@ -7,50 +7,44 @@ use std::{
 };
 
 use jsonwebtoken::EncodingKey;
-use mio::{Interest, Registry, Token, event::Event as Readiness};
+use mio::{Registry, event::Event as Readiness};
 
 use crate::{
     audit::{Audit, Subscriber},
-    channels::Chooser,
     clock::Time,
-    control::{Door, Event, OpenPlan, WorkerReport},
+    control::{Door, OpenPlan, WorkerReport},
     engine::{
         connection::{Connection, Counts, Ear, Phase},
         opening::{self, Opening},
     },
     latency::{Latency, Sparse},
-    stamp::Scan,
-    wire::{Chunks, Frames, Head, KEY, Wire, accept_of, write_frame},
+    wire::{KEY, accept_of},
 };
 
 /// What one read takes at most: more than most sockets ever have.
 const READ: usize = 256 * 1024;
 
-/// How long one who was sent away waits before it comes back, in steps by its number, so that not all come at once.
-const PAUSE: Duration = Duration::from_millis(50);
-const PAUSES: u64 = 20;
-
 /// The connections, and what all of them count together.
 pub(super) struct Subscribers {
-    plan: Option<OpenPlan>,
-    key: Option<EncodingKey>,
-    accept: String,
-    connections: Vec<Connection>,
-    opening: Opening,
-    open: usize,
-    pending: usize,
+    pub(super) plan: Option<OpenPlan>,
+    pub(super) key: Option<EncodingKey>,
+    pub(super) accept: String,
+    pub(super) connections: Vec<Connection>,
+    pub(super) opening: Opening,
+    pub(super) open: usize,
+    pub(super) pending: usize,
     /// Heads and first words that have not come whole.
-    partial: HashMap<usize, Vec<u8>>,
+    pub(super) partial: HashMap<usize, Vec<u8>>,
     buffer: Box<[u8]>,
-    reply: Vec<u8>,
+    pub(super) reply: Vec<u8>,
     base: u32,
     pub(super) audit: Audit,
     interval: Latency,
     total: Latency,
-    connect: Latency,
+    pub(super) connect: Latency,
     counts: Counts,
-    opened: u64,
-    failed: BTreeMap<String, u64>,
+    pub(super) opened: u64,
+    pub(super) failed: BTreeMap<String, u64>,
     closed: BTreeMap<String, u64>,
     left: u64,
     broken: u64,
@@ -105,94 +99,6 @@ impl Subscribers {
         self.pending
     }
 
-    /// Begins to open the connections of a plan, in addition to those there are.
-    pub(super) fn open(&mut self, plan: OpenPlan) {
-        let now = Time::now();
-        let mut chooser = Chooser::new(&plan.channels, u64::from(plan.first));
-        let first = self.connections.len();
-        self.connections.extend((0..plan.count).map(|number| Connection {
-            stream: None,
-            wire: Wire::Plain,
-            scan: Scan::default(),
-            subscriber: Subscriber::default(),
-            due: now,
-            channel: chooser.next(),
-            phase: Phase::Away,
-            away: false,
-            // Spread evenly, so that every channel has its share of them.
-            stalled: (number + 1) * plan.stalled_percent / 100 > number * plan.stalled_percent / 100,
-            silent: false,
-            tries: 0,
-        }));
-        self.opening.first = first;
-        self.opening.next = first;
-        self.opening.until = self.connections.len();
-        self.opening.begun = now;
-        self.opening.deadline = now + plan.patience;
-        self.opening.awaited = true;
-        self.key = plan.secret.as_ref().map(|secret| EncodingKey::from_secret(secret.as_bytes()));
-        self.plan = Some(plan);
-    }
-
-    /// Opens what is due; when the next one is, and the end of the plan once it is reached.
-    pub(super) fn open_due(&mut self, now: Time, registry: &Registry) -> (Option<Time>, Option<Event>) {
-        let Some(plan) = &self.plan else { return (None, None) };
-        let (rate, room) = (plan.rate, plan.pending as usize);
-        while self.pending < room {
-            let Some((due, index)) = self.opening.take(rate, now) else { break };
-            self.connect(index, due, registry);
-        }
-        let ended = self.opening.next == self.opening.until && self.pending == 0 && self.opening.again.is_empty();
-        if self.opening.awaited && (ended || now >= self.opening.deadline) {
-            self.give_up_pending();
-            self.opening.awaited = false;
-            let event = Event::Opened { open: self.open, failed: std::mem::take(&mut self.failed) };
-            return (None, Some(event));
-        }
-        if self.pending >= room {
-            return (Some(self.opening.deadline.max(now + PAUSE)), None);
-        }
-        let again = self.opening.again.front().map(|(due, _)| *due);
-        let next = [self.opening.next_due(rate), again].into_iter().flatten().min();
-        (next.or(self.opening.awaited.then_some(self.opening.deadline)), None)
-    }
-
-    /// The plan's time is over: what is not open by now has failed.
-    fn give_up_pending(&mut self) {
-        for index in self.opening.first..self.opening.until {
-            if matches!(self.connections[index].phase, Phase::Asking | Phase::Confirming) {
-                self.fail(index, "no answer in time");
-            }
-        }
-        for _ in self.opening.next..self.opening.until {
-            count(&mut self.failed, "not begun in time");
-        }
-        self.opening.next = self.opening.until;
-    }
-
-    fn connect(&mut self, index: usize, due: Time, registry: &Registry) {
-        let plan = self.plan.as_ref().expect("only what was planned is opened");
-        let connection = &mut self.connections[index];
-        let target = plan.targets[(index + usize::from(connection.tries)) % plan.targets.len()];
-        connection.tries = connection.tries.wrapping_add(1);
-        connection.due = due;
-        connection.phase = Phase::Asking;
-        connection.scan = Scan::default();
-        self.pending += 1;
-        let outcome = opening::connect(plan, target, index, connection.stalled).and_then(|mut stream| {
-            let number = plan.first + index as u32;
-            let request = opening::request(plan, target, connection.channel, number, self.key.as_ref());
-            // On loopback a connection often stands before `connect` returns.
-            connection.silent = opening::send(&stream, &request).is_err();
-            opening::register(registry, &mut stream, index, connection.silent)?;
-            connection.stream = Some(stream);
-            Ok(())
-        });
-        if let Err(error) = outcome {
-            self.fail(index, &reason(&error));
-        }
-    }
-
     /// Serves a socket that has something.
     pub(super) fn ready(&mut self, index: usize, readiness: &Readiness, registry: &Registry) {
         let connection = &mut self.connections[index];
@@ -210,20 +116,6 @@ impl Subscribers {
             return;
         }
         self.read(index, registry);
-    }
-
-    /// Sends the request that could not be sent at once.
-    fn ask(&mut self, index: usize) {
-        let plan = self.plan.as_ref().expect("only what was planned is opened");
-        let connection = &mut self.connections[index];
-        let Some(stream) = &connection.stream else { return };
-        let target = stream.peer_addr().unwrap_or(plan.targets[0]);
-        let number = plan.first + index as u32;
-        let request = opening::request(plan, target, connection.channel, number, self.key.as_ref());
-        match opening::send(stream, &request) {
-            Ok(()) => connection.silent = false,
-            Err(error) => self.fail(index, &reason(&error)),
-        }
     }
 
     fn read(&mut self, index: usize, registry: &Registry) {
@@ -259,7 +151,7 @@ impl Subscribers {
     }
 
     /// Takes data; `keep` also puts it aside to be searched for the confirmation.
-    fn listen(&mut self, index: usize, bytes: &[u8], keep: bool) {
+    pub(super) fn listen(&mut self, index: usize, bytes: &[u8], keep: bool) {
         let plan = self.plan.as_ref().expect("only what was planned is opened");
         let connection = &mut self.connections[index];
         let mut ear = Ear {
@@ -294,83 +186,8 @@ impl Subscribers {
         }
     }
 
-    /// Takes a piece of the answer's head.
-    fn head(&mut self, index: usize, bytes: &[u8], registry: &Registry) {
-        let earlier = self.partial.remove(&index);
-        let whole = earlier.map(|mut earlier| {
-            earlier.extend_from_slice(bytes);
-            earlier
-        });
-        let bytes = whole.as_deref().unwrap_or(bytes);
-        let head = match Head::read(bytes) {
-            Err(broken) => return self.fail(index, broken.0),
-            Ok(None) => {
-                self.partial.insert(index, bytes.to_owned());
-                return;
-            }
-            Ok(Some(head)) => head,
-        };
-        let plan = self.plan.as_ref().expect("only what was planned is opened");
-        let wire = match (plan.door, head.status) {
-            (Door::WebSocket, 101) if head.accept.as_ref() == Some(&self.accept) => Wire::Frames(Frames::default()),
-            (Door::WebSocket, 101) => return self.fail(index, "a wrong Sec-WebSocket-Accept"),
-            (Door::EventStream, 200) if head.chunked => Wire::Chunks(Chunks::default()),
-            (Door::EventStream, 200) => Wire::Plain,
-            (_, status) => return self.fail(index, &format!("status {status}")),
-        };
-        let connection = &mut self.connections[index];
-        connection.wire = wire;
-        let number = plan.first + index as u32;
-        for message in &plan.handshake.after_open {
-            let text = opening::fill(message, plan, connection.channel, number, "");
-            write_frame(1, text.as_bytes(), &mut self.reply);
-        }
-        let sent = connection.stream.as_ref().map(|stream| opening::send(stream, &self.reply));
-        if let (false, Some(Err(error))) = (self.reply.is_empty(), sent) {
-            self.reply.clear();
-            return self.fail(index, &reason(&error));
-        }
-        self.reply.clear();
-        connection.phase = Phase::Confirming;
-        self.confirm(index, &bytes[head.length..], registry);
-    }
-
-    /// Listens for the confirmation where there is to be one.
-    fn confirm(&mut self, index: usize, bytes: &[u8], registry: &Registry) {
-        let plan = self.plan.as_ref().expect("only what was planned is opened");
-        let Some(confirm) = plan.handshake.confirm.clone() else {
-            self.opened(index, registry);
-            if !bytes.is_empty() {
-                self.listen(index, bytes, false);
-            }
-            return;
-        };
-        self.listen(index, bytes, true);
-        let heard =
-            self.partial.get(&index).is_some_and(|text| memchr::memmem::find(text, confirm.as_bytes()).is_some());
-        if heard && self.connections[index].phase == Phase::Confirming {
-            self.partial.remove(&index);
-            self.opened(index, registry);
-        }
-    }
-
-    fn opened(&mut self, index: usize, registry: &Registry) {
-        let connection = &mut self.connections[index];
-        connection.phase = Phase::Open;
-        self.pending -= 1;
-        self.open += 1;
-        self.opened += 1;
-        self.connect.record(Time::now().since(connection.due));
-        if connection.stalled
-            && let Some(stream) = &mut connection.stream
-        {
-            // It is told no more of what it could read.
-            let _ = registry.reregister(stream, Token(index), Interest::WRITABLE);
-        }
-    }
-
     /// A connection that did not come to stand.
-    fn fail(&mut self, index: usize, why: &str) {
+    pub(super) fn fail(&mut self, index: usize, why: &str) {
         count(&mut self.failed, why);
         self.partial.remove(&index);
         let connection = &mut self.connections[index];
@@ -396,11 +213,6 @@ impl Subscribers {
         if self.plan.as_ref().is_some_and(|plan| plan.reconnect) {
             self.come_back(index);
         }
-    }
-
-    fn come_back(&mut self, index: usize) {
-        let pause = PAUSE * (1 + (index as u64 % PAUSES)) as u32;
-        self.opening.again(Time::now() + pause, index);
     }
 
     fn hang_up(&mut self, index: usize) {
@@ -477,6 +289,7 @@ impl Subscribers {
             let away = connection.away || connection.phase != Phase::Open;
             connection.subscriber.end(published_to(published, connection.channel), away, &mut self.audit);
         }
+        let connect = std::mem::take(&mut self.connect).sparse();
         WorkerReport {
             open: self.open,
             opened: self.opened,
@@ -490,7 +303,7 @@ impl Subscribers {
             pings: self.counts.pings,
             from_the_future: self.counts.from_the_future,
             latency: self.total.sparse(),
-            connect: self.connect.sparse(),
+            connect,
         }
     }
 
@@ -512,7 +325,7 @@ fn published_to(published: &[u32], channel: u32) -> u32 {
     published.get(channel as usize).copied().unwrap_or_default()
 }
 
-fn count(counts: &mut BTreeMap<String, u64>, what: &str) {
+pub(super) fn count(counts: &mut BTreeMap<String, u64>, what: &str) {
     match counts.get_mut(what) {
         Some(count) => *count += 1,
         None => _ = counts.insert(what.to_owned(), 1),
@@ -520,7 +333,7 @@ fn count(counts: &mut BTreeMap<String, u64>, what: &str) {
 }
 
 /// An error in a few words, the same for all that have it.
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused".to_owned(),
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset".to_owned(),

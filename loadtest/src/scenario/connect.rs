@@ -72,7 +72,6 @@ fn with_bystanders(mut run: Run<'_>, storm: &Opening, bystanders: u32) -> Result
     run.report.figure("storm_p50_ms", after.p50_ms);
     run.report.figure("storm_p99_ms", after.p99_ms);
     run.report.figure("storm_over_calm_p99", after.p99_ms / before.p99_ms);
-    connect_latency(&mut run)?;
     run.finish()
 }
 

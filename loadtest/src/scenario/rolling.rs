@@ -49,6 +49,10 @@ pub(super) fn rolling(mut run: Run<'_>, rate: f64, pause: Duration, commands: &[
         }
         run.stop()
     })?;
+    // The processes that were measured at the beginning are gone.
+    for name in ["cpu_us_per_delivery", "cpu_us_per_message", "server_cores"] {
+        run.report.figures.remove(name);
+    }
     run.report.figure("restarts", nodes as f64);
     run.report.figure("slowest_restart_seconds", slowest);
     run.finish()
