@@ -1,6 +1,6 @@
 //! Connections that are due, and those that come back.
 
-use std::time::Duration;
+use std::{io::ErrorKind, time::Duration};
 
 use jsonwebtoken::EncodingKey;
 use mio::Registry;
@@ -102,7 +102,11 @@ impl Subscribers {
             let number = plan.first + index as u32;
             let request = opening::request(plan, target, connection.channel, number, self.key.as_ref());
             // On loopback a connection often stands before `connect` returns.
-            connection.silent = opening::send(&stream, &request).is_err();
+            connection.silent = match opening::send(&stream, &request) {
+                Ok(()) => false,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => true,
+                Err(error) => return Err(error),
+            };
             opening::register(registry, &mut stream, index, connection.silent)?;
             connection.stream = Some(stream);
             Ok(())

@@ -110,9 +110,10 @@ pub(crate) fn bars(title: &str, bars: &[Bar]) -> String {
             .build_cartesian_2d(0.0..right.max(1e-6), (0..count).into_segmented())?;
         let name = |place: &SegmentValue<usize>| match place {
             // The first is on top.
-            SegmentValue::CenterOf(place) => {
-                bars.get(count - 1 - place).map_or_else(String::new, |bar| bar.name.clone())
-            }
+            SegmentValue::CenterOf(place) => count
+                .checked_sub(place + 1)
+                .and_then(|place| bars.get(place))
+                .map_or_else(String::new, |bar| bar.name.clone()),
             SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
         };
         chart

@@ -9,7 +9,7 @@ use crate::{latency::Summary, report::Report};
 /// A number with as many digits as mean something.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
-        0.0 => "0".to_owned(),
+        size if size < 1000.0 && value.fract() == 0.0 => format!("{value:.0}"),
         size if size >= 1000.0 => grouped(value.round()),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -108,8 +108,8 @@ mod tests {
 
     #[test]
     fn numbers_have_the_digits_that_mean_something() {
-        let shown = [0.0, 0.001_23, 1.234, 12.34, 123.4, 1234.5, 1_234_567.0, -4321.0].map(number);
-        assert_eq!(shown, ["0", "0.0012", "1.23", "12.3", "123", "1,234", "1,234,567", "-4,321"]);
+        let shown = [0.0, 7.0, 0.001_23, 1.234, 12.34, 123.4, 1234.4, 1_234_567.0, -4321.0].map(number);
+        assert_eq!(shown, ["0", "7", "0.0012", "1.23", "12.3", "123", "1,234", "1,234,567", "-4,321"]);
         assert_eq!(title("cpu_us_per_delivery"), "cpu µs per delivery");
     }
 
