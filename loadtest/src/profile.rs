@@ -104,8 +104,13 @@ pub(crate) struct Start {
     pub(crate) ready: Option<String>,
     /// More arguments, by the bus that the server is behind.
     pub(crate) bus: BTreeMap<Bus, Vec<String>>,
+    /// Files that must be there.
+    #[serde(default)]
+    pub(crate) needs: Vec<String>,
+    /// Debian's packages of what it needs, to be named where something is missing.
     #[serde(default)]
     pub(crate) debian: Vec<String>,
+    /// What is installed for it from PyPI, and from npm.
     #[serde(default)]
     pub(crate) pip: Vec<String>,
     #[serde(default)]

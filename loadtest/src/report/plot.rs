@@ -33,13 +33,17 @@ pub(crate) struct Bar {
     pub(crate) high: f64,
 }
 
+/// How much wider than its curves a plot is.
+const NAMES: f64 = 1.15;
+
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 /// Curves over time.
 pub(crate) fn curves(title: &str, x: &str, y: &str, curves: &[Curve]) -> String {
     drawn(|root| {
         let all = || curves.iter().flat_map(|curve| &curve.points);
-        let right = all().map(|point| point.0).fold(1.0, f64::max);
+        // The names stand to the right of what they name.
+        let right = all().map(|point| point.0).fold(1.0, f64::max) * NAMES;
         let top = all().map(|point| point.1).fold(0.0, f64::max) * 1.1;
         let mut chart = ChartBuilder::on(root)
             .caption(title, ("sans-serif", 17))
@@ -65,13 +69,14 @@ pub(crate) fn percentiles(title: &str, histograms: &[(String, Sparse)]) -> Strin
     drawn(|root| {
         let all = || curves.iter().flat_map(|curve| &curve.points);
         let right = all().map(|point| point.0).fold(1.0, f64::max).ceil();
-        let top = all().map(|point| point.1).fold(0.0, f64::max) * 1.1;
+        let top = all().map(|point| point.1).fold(1.0, f64::max) * 1.5;
+        let bottom = all().map(|point| point.1).fold(top, f64::min).max(1e-3);
         let mut chart = ChartBuilder::on(root)
             .caption(title, ("sans-serif", 17))
             .margin(8)
             .x_label_area_size(36)
             .y_label_area_size(70)
-            .build_cartesian_2d(0.0..right, 0.0..top.max(1e-6))?;
+            .build_cartesian_2d(0.0..right, (bottom..top).log_scale())?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)

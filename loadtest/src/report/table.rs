@@ -32,7 +32,11 @@ fn grouped(value: f64) -> String {
 
 /// A name for people: `cpu_us_per_delivery` is `cpu µs per delivery`.
 pub(crate) fn title(name: &str) -> String {
-    let words = name.split('_').map(|word| if word == "us" { "µs" } else { word });
+    let words = name.split('_').map(|word| match word {
+        "us" => "µs",
+        "p999" => "p99.9",
+        word => word,
+    });
     words.collect::<Vec<_>>().join(" ")
 }
 

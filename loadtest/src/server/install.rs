@@ -26,6 +26,9 @@ impl Installed {
     /// Installs what is missing. It is done once for each version: the folder's name has them.
     pub(super) fn ensure(name: &str, start: &Start) -> Result<Self> {
         let debian = start.debian.clone();
+        if let Some(file) = start.needs.iter().find(|file| !Path::new(file).exists()) {
+            return Err(missing(file, &debian));
+        }
         if start.pip.is_empty() && start.npm.is_empty() {
             return Ok(Self { debian, ..Self::default() });
         }
