@@ -128,7 +128,7 @@ impl Floor {
                             self.resume(peer);
                         }
                         if event.is_readable() {
-                            self.read(peer);
+                            self.read(peer, event.is_read_closed());
                         }
                     }
                 }
@@ -156,14 +156,14 @@ impl Floor {
         }
     }
 
-    fn read(&mut self, index: usize) {
+    fn read(&mut self, index: usize, to_the_end: bool) {
         loop {
             let Some(Some(peer)) = self.peers.get_mut(index) else { return };
             match peer.stream.read(&mut self.buffer) {
                 Ok(0) => return self.drop_peer(index),
                 // What subscribers send is nothing to a floor.
                 Ok(length) if peer.channel.is_some() => {
-                    if length < self.buffer.len() {
+                    if length < self.buffer.len() && !to_the_end {
                         return;
                     }
                 }

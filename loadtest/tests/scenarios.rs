@@ -3,7 +3,11 @@
 
 mod support;
 
-use support::{Ran, loadtest};
+use support::{
+    Ran,
+    faulty::{Fault, server},
+    loadtest,
+};
 
 /// Figures of every scenario that publishes.
 const PUBLISHING: [&str; 9] = [
@@ -146,6 +150,28 @@ fn a_server_that_is_there_is_measured_by_its_process() {
     let floor = support::Floor::start();
     let line = format!("push --target {} --profile floor --pid {} -c 10 -d 300ms --json", floor.address, floor.pid());
     loadtest(&line).succeeds().report().is_clean().has(&PUBLISHING).has_latency();
+}
+
+#[test]
+fn a_server_that_makes_mistakes_is_found_out() {
+    // 5 subscribers of one channel, or of 5; nobody has a warm-up, so that the fifth message is the fifth that counts.
+    for (fault, scenario, name, count) in [
+        (Fault::Lose, "fanout", "audit.lost", 5.0),
+        (Fault::Double, "fanout", "audit.duplicates", 5.0),
+        (Fault::Swap, "fanout", "audit.out_of_order", 5.0),
+        (Fault::Misdirect, "push", "audit.strays", 4.0),
+        (Fault::HangUp, "fanout", "closed.ended without a goodbye", 5.0),
+    ] {
+        let target = server(fault);
+        let line = format!("{scenario} --target {target} --profile floor -c 5 -d 200ms --warm-up 0s --rate 100 --json");
+        let report = loadtest(&line).succeeds().report();
+        assert_eq!(report.number(name), count, "{fault:?}: {}", report.whole());
+        let others = ["audit.lost", "audit.duplicates", "audit.out_of_order", "audit.strays"];
+        for other in others.into_iter().filter(|other| *other != name) {
+            assert_eq!(report.number(other), 0.0, "{fault:?}: {other}");
+        }
+        assert!(!report.value("warnings").as_array().unwrap().is_empty());
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
         opening::{self, Opening},
     },
     latency::{Latency, Sparse},
-    wire::{KEY, accept_of},
+    wire::{KEY, accept_of, write_frame},
 };
 
 /// What one read takes at most: more than most sockets ever have.
@@ -115,10 +115,11 @@ impl Subscribers {
         if connection.stalled && connection.phase == Phase::Open {
             return;
         }
-        self.read(index, registry);
+        // The end of a stream that came with its last bytes is told only once, so it is read up to.
+        self.read(index, readiness.is_read_closed(), registry);
     }
 
-    fn read(&mut self, index: usize, registry: &Registry) {
+    fn read(&mut self, index: usize, to_the_end: bool, registry: &Registry) {
         // The buffer is lent out so that the rest of `self` can be used beside it.
         let mut buffer = std::mem::take(&mut self.buffer);
         while let Some(mut stream) = self.connections[index].stream.as_ref() {
@@ -129,7 +130,7 @@ impl Subscribers {
                     self.bytes += length as u64;
                     self.heard(index, &buffer[..length], registry);
                     // A short read has emptied the socket, and the poll tells of whatever comes next.
-                    if length < buffer.len() {
+                    if length < buffer.len() && !to_the_end {
                         break;
                     }
                 }
@@ -215,6 +216,19 @@ impl Subscribers {
         }
     }
 
+    /// Closes as a client does who means it; who only vanishes is aborted.
+    fn say_goodbye(&mut self, index: usize) {
+        let frames = self.plan.as_ref().is_some_and(|plan| plan.door == Door::WebSocket);
+        if let Some(stream) = self.connections[index].stream.take()
+            && frames
+        {
+            let mut goodbye = Vec::new();
+            write_frame(8, &1000_u16.to_be_bytes(), &mut goodbye);
+            // A server that does not take it sees the end of the stream all the same.
+            let _ = opening::send(&stream, &goodbye);
+        }
+    }
+
     fn hang_up(&mut self, index: usize) {
         let connection = &mut self.connections[index];
         if connection.phase == Phase::Open {
@@ -230,6 +244,7 @@ impl Subscribers {
         if self.connections.get(index).is_none_or(|connection| connection.phase != Phase::Open) {
             return;
         }
+        self.say_goodbye(index);
         self.hang_up(index);
         self.left += 1;
         let connection = &mut self.connections[index];

@@ -1,5 +1,7 @@
 //! Runs the binary and reads its reports.
 
+pub(crate) mod faulty;
+
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
