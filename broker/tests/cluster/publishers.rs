@@ -84,7 +84,9 @@ async fn by_http(target: &Target<'_>, messages: &[(String, String)]) {
 
 async fn json_rpc(target: &Target<'_>, messages: &[(String, String)]) {
     let call = |(number, (channel, payload)): (usize, &(String, String))| match channel.strip_prefix("users/") {
-        Some(user) => json!({"jsonrpc": "2.0", "id": number, "method": "push", "params": {"user": user, "text": payload}}),
+        Some(user) => {
+            json!({"jsonrpc": "2.0", "id": number, "method": "push", "params": {"user": user, "text": payload}})
+        }
         None => {
             json!({"jsonrpc": "2.0", "id": number, "method": "publish", "params": {"channel": channel, "text": payload}})
         }
@@ -94,7 +96,8 @@ async fn json_rpc(target: &Target<'_>, messages: &[(String, String)]) {
         let request = http().post(target.node.url("rpc")).header("x-api-key", API_KEY).json(&calls);
         let reply = Reply::of(request).await;
         let answers = reply.json();
-        let good = answers.as_array().is_some_and(|answers| answers.iter().all(|answer| answer["result"]["id"].is_string()));
+        let good =
+            answers.as_array().is_some_and(|answers| answers.iter().all(|answer| answer["result"]["id"].is_string()));
         assert!(good && answers.as_array().map(Vec::len) == Some(part.len()), "{answers}");
     }
 }

@@ -47,7 +47,10 @@ impl Audience {
                 0 => websocket(nodes, place(2), &one, vec![one.clone()], None).await,
                 1 => stream(nodes, place(2), &one, vec![one.clone()], None).await,
                 // Three subscriptions that overlap: each message must come once all the same.
-                2 => stream(nodes, place(2), &format!("events?channel={one}&channel=ch/*&channel=ch/**"), all, None).await,
+                2 => {
+                    stream(nodes, place(2), &format!("events?channel={one}&channel=ch/*&channel=ch/**"), all, None)
+                        .await
+                }
                 _ => websocket(nodes, place(2), "ch/*", all, None).await,
             });
         }
