@@ -1,7 +1,7 @@
 //! What fan-out costs: the hub against a bare loop that writes the same bytes to as many sockets, in alternation.
 //!
-//! `cargo run --release --example fanout_bench -- [sockets] [hub|bare|both|memory]`. CPU is that of the threads that
-//! encode and write (and, for the hub, of the one that dispatches); clients read in a process of their own.
+//! `cargo run --release --example fanout_bench -- [sockets] [both|hub|bare|memory|memory-users] [batch]`. CPU is
+//! that of the threads that encode and write (and, for the hub, of the one that dispatches); clients read in another process.
 
 #![expect(clippy::print_stdout, reason = "this prints a report")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on ends")]
@@ -23,12 +23,10 @@ use clarion_bus::{Delivery, InterestId};
 use clarion_protocol::{Address, Channel, Interest, Message, Uid, dialect::Dialect};
 use mio::{Events, Poll, Token};
 
-/// Messages that are dispatched together.
-const BATCH: usize = 16;
 /// Bytes of a payload.
 const PAYLOAD: usize = 128;
-/// Deliveries in one measurement: some tenths of a second of a core.
-const DELIVERIES: usize = 800_000;
+/// Write calls in one measurement: some tenths of a second of a core.
+const WRITES: usize = 50_000;
 /// Measurements of each kind.
 const ROUNDS: usize = 12;
 
@@ -40,22 +38,23 @@ fn main() {
     }
     let sockets: usize = first.parse().unwrap();
     let mode = args.next().unwrap_or_else(|| "both".to_owned());
+    let batch = args.next().map_or(16, |batch| batch.parse().unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match mode.as_str() {
-        "memory" => {
-            runtime.block_on(memory(sockets, "one channel for all", |_| ("all".to_owned(), None)));
+        "memory" => runtime.block_on(memory(sockets, "one channel for all", |_| ("all".to_owned(), None))),
+        "memory-users" => {
             let own = |number: usize| (format!("users/{number}"), Some(Uid::parse(&number.to_string()).unwrap()));
             runtime.block_on(memory(sockets, "a user and a channel for each", own));
         }
-        _ => runtime.block_on(compare(sockets, &mode)),
+        _ => runtime.block_on(compare(sockets, &mode, batch)),
     }
 }
 
 /// Measures in alternation and prints the medians.
-async fn compare(sockets: usize, mode: &str) {
-    let mut hub = if mode == "bare" { None } else { Some(HubSide::new(sockets).await) };
-    let mut bare = (mode != "hub").then(|| BareSide::new(sockets));
-    let batches = (DELIVERIES / BATCH / sockets).max(3);
+async fn compare(sockets: usize, mode: &str, batch: usize) {
+    let mut hub = if mode == "bare" { None } else { Some(HubSide::new(sockets, batch).await) };
+    let mut bare = (mode != "hub").then(|| BareSide::new(sockets, batch));
+    let batches = (WRITES / sockets).max(3);
     let (mut of_hub, mut of_bare, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         if let Some(hub) = &mut hub {
@@ -68,7 +67,7 @@ async fn compare(sockets: usize, mode: &str) {
             ratios.push(hub / bare);
         }
     }
-    println!("{sockets} sockets, {PAYLOAD} bytes, batches of {BATCH}, {ROUNDS} rounds, CPU per delivery:");
+    println!("{sockets} sockets, {PAYLOAD} bytes, batches of {batch}, {ROUNDS} rounds, CPU per delivery:");
     for (name, mut values) in [("hub (ns)", of_hub), ("bare loop (ns)", of_bare), ("ratio", ratios)] {
         values.sort_by(f64::total_cmp);
         if let [least, .., most] = values[..] {
@@ -100,29 +99,29 @@ async fn memory(sockets: usize, what: &str, of: impl Fn(usize) -> (String, Optio
 struct HubSide {
     hub: Hub,
     readers: Readers,
-    interest: InterestId,
+    batch: usize,
 }
 
 impl HubSide {
-    async fn new(sockets: usize) -> Self {
+    async fn new(sockets: usize, batch: usize) -> Self {
         let hub = start_hub();
         let (readers, streams) = Readers::connect(sockets);
         for stream in streams {
             open(&hub, stream, 0, "all", None).await;
         }
-        Self { hub, readers, interest: InterestId(0) }
+        Self { hub, readers, batch }
     }
 
     /// CPU per delivery in nanoseconds.
     async fn measure(&mut self, batches: usize) -> f64 {
         let before = cpu("shard-0") + cpu_here();
         for _ in 0..batches {
-            let mut batch: Vec<_> = (0..BATCH).map(|_| delivery(self.interest, "all")).collect();
+            let mut batch: Vec<_> = (0..self.batch).map(|_| delivery(InterestId(0), "all")).collect();
             self.hub.dispatch(&mut batch).await;
-            self.readers.wait_for_all(BATCH);
+            self.readers.wait_for_all(self.batch);
         }
         let spent = cpu("shard-0") + cpu_here() - before;
-        spent as f64 / (batches * BATCH * self.readers.sockets) as f64
+        spent as f64 / (batches * self.batch * self.readers.sockets) as f64
     }
 }
 
@@ -130,10 +129,11 @@ impl HubSide {
 struct BareSide {
     runs: mpsc::SyncSender<()>,
     readers: Readers,
+    batch: usize,
 }
 
 impl BareSide {
-    fn new(sockets: usize) -> Self {
+    fn new(sockets: usize, batch: usize) -> Self {
         let (readers, mut streams) = Readers::connect(sockets);
         let (runs, waiting) = mpsc::sync_channel::<()>(1);
         let write_all = move || {
@@ -141,7 +141,7 @@ impl BareSide {
             let mut run = Vec::new();
             while waiting.recv().is_ok() {
                 run.clear();
-                for _ in 0..BATCH {
+                for _ in 0..batch {
                     frame::write_header(Opcode::Text, payload.len(), &mut run);
                     run.extend_from_slice(&payload);
                 }
@@ -151,16 +151,16 @@ impl BareSide {
             }
         };
         std::thread::Builder::new().name("bare".to_owned()).spawn(write_all).unwrap();
-        Self { runs, readers }
+        Self { runs, readers, batch }
     }
 
     fn measure(&mut self, batches: usize) -> f64 {
         let before = cpu("bare");
         for _ in 0..batches {
             self.runs.send(()).unwrap();
-            self.readers.wait_for_all(BATCH);
+            self.readers.wait_for_all(self.batch);
         }
-        (cpu("bare") - before) as f64 / (batches * BATCH * self.readers.sockets) as f64
+        (cpu("bare") - before) as f64 / (batches * self.batch * self.readers.sockets) as f64
     }
 }
 

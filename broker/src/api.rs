@@ -32,7 +32,7 @@ pub async fn publish(State(node): State<Arc<Node>>, request: Request) -> Result<
     Ok(Json(taken(&id)).into_response())
 }
 
-/// `POST /api/batch`: a JSON array of messages, answered by an array with a result for each.
+/// `POST /api/batch`: a JSON array of messages, answered by `{"results"}` with one for each.
 ///
 /// # Errors
 /// When the array cannot be read, or no message of it was taken since this caller may not publish or there is no bus.
@@ -96,9 +96,10 @@ fn nothing_taken(results: &[Result<MessageId, Problem>]) -> Option<&Problem> {
     (first.concerns_all() && results.iter().all(same)).then_some(first)
 }
 
-/// What is told of each message of a batch: `{"id"}` or `{"error"}`.
+/// What is told of a batch: for each message `{"id"}` or `{"error"}`.
 pub(crate) fn outcomes(results: &[Result<MessageId, Problem>]) -> Value {
-    results.iter().map(|result| result.as_ref().map_or_else(Problem::to_json, taken)).collect()
+    let each: Value = results.iter().map(|result| result.as_ref().map_or_else(Problem::to_json, taken)).collect();
+    json!({ "results": each })
 }
 
 /// What a publisher gets for a message that the bus has taken.

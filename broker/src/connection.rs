@@ -2,7 +2,7 @@
 //!
 //! Nothing here touches a socket or a clock: time comes in ticks of the shard's wheel, bytes come from the shard.
 
-use clarion_protocol::{Channel, Uid};
+use clarion_protocol::{Channel, Uid, dialect::Dialect};
 
 use crate::frame::Decoder;
 
@@ -10,19 +10,24 @@ use crate::frame::Decoder;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// A time on a shard's clock. Starts at 1, so that 0 can mean never.
+/// A time on a shard's clock.
 pub type Tick = u32;
+
+/// A time that does not come.
+pub const NEVER: Tick = Tick::MAX;
 
 /// What is known of a client and never looked at while messages fan out.
 pub struct Connection {
     /// Its name in logs.
     pub id: ConnectionId,
+    /// How messages are written for it.
+    pub dialect: Dialect,
     /// Whose it is.
     pub user: Option<Uid>,
     /// Where to it may publish by sending frames.
     pub upstream: Option<Channel>,
-    /// When its token ends.
-    pub expires: Option<Tick>,
+    /// When its token ends, or [`NEVER`].
+    pub expires: Tick,
     /// What it was in the middle of saying.
     pub incoming: Option<Box<Incoming>>,
     /// Dropped with the connection: gives back what was taken for it.

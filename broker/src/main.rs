@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     };
     match args.command {
         Some(Command::Config { check }) => show(&config, check),
-        None => run(config),
+        None => run(&config),
     }
 }
 
@@ -60,8 +60,8 @@ fn show(config: &Config, check: bool) -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(config: Config) -> ExitCode {
-    log(&config);
+async fn run(config: &Config) -> ExitCode {
+    log(config);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -72,7 +72,7 @@ async fn run(config: Config) -> ExitCode {
         Err(error) => return fail(SOFTWARE, &format!("{error:#}\n")),
     };
     tokio::spawn(signals(shutdown));
-    greeting::say(&config, &running);
+    greeting::say(config, &running);
     if let Some(patience) = config.require_bus
         && let Err(reason) = bus_within(&running, patience).await
     {

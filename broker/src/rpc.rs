@@ -5,7 +5,7 @@
 //! | -32700 | the body is no JSON; `data` has `line` and `column` | `bad_json` |
 //! | -32600 | not a request, or too many in one batch | `bad_request` |
 //! | -32601 | there is no such method | `unknown_method` |
-//! | -32602 | the parameters are wrong; the message says which | `bad_params`, `bad_channel`, `reserved`, `bad_message`, … |
+//! | -32602 | the parameters are wrong; the message says which | `bad_params`, `bad_channel`, `reserved`, `bad_message`, `too_many_messages` |
 //! | -32603 | something broke here | `internal` |
 //! | -32000 | the bus surely did not take it: try again | `bus_unavailable` |
 //! | -32001 | the bus did not answer: it may have taken it or not | `bus_timeout` |

@@ -117,7 +117,7 @@ impl Parts {
         let (name, advertise, public_url) = (
             config.node.clone(),
             config.advertise.clone(),
-            config.public_url.as_ref().map(|url| url.expose().to_string()),
+            config.public_url.as_ref().map(|url| url.expose().as_str().trim_end_matches('/').to_owned()),
         );
         let members = Members::start(
             config.members.clone(),

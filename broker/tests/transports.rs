@@ -400,6 +400,15 @@ async fn half_a_request_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_head_has_a_limit() {
+    let node = TestNode::start().await;
+    let large = http().get(node.url("/")).header("x-large", "x".repeat(70_000));
+    assert_eq!(Reply::of(large).await.code(), 431);
+    let usual = http().get(node.url("/")).header("x-cookies", "x".repeat(30_000));
+    assert_eq!(Reply::of(usual).await.code(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named() {
     let node = TestNode::start().await;
     let config = Config { listen: node.running.listen, ..Config::default() };

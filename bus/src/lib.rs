@@ -73,16 +73,17 @@ pub trait Sink: Send + Sync + 'static {
     fn gap(&self);
 }
 
-/// Whether a bus is connected. What is published while it is not is refused, never queued.
+/// Whether a node can hear its bus. What is published while the way out is broken is refused, never queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Link {
-    /// Not connected: first attempt, or between attempts. Says why the last one failed; never holds a secret.
+    /// The subscriber link is not connected: first attempt, or between attempts, after which a gap is told. Says why the last
+    /// attempt failed; never holds a secret.
     Down(Option<String>),
     /// Connected, and every interest that was standing before stands again.
     Up,
 }
 
-/// What joins the nodes. All three implementations pass `conformance.rs`.
+/// What joins the nodes. All three implementations pass `tests/conformance`.
 ///
 /// Every bus keeps connecting by itself, backing off with full jitter, and subscribes anew to all interests after each reconnect.
 #[async_trait]

@@ -1,5 +1,7 @@
 //! The memory bus keeps what every bus promises.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may say so anywhere")]
+
 mod conformance;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Redis keeps what every bus promises.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may say so anywhere")]
+
 #[path = "redis/backend.rs"]
 mod backend;
 mod conformance;

@@ -1,5 +1,7 @@
 //! Redis Cluster, with classic and with sharded pub/sub, keeps what every bus promises, also while slots move and servers die.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may say so anywhere")]
+
 #[path = "redis/backend.rs"]
 mod backend;
 mod conformance;
@@ -8,7 +10,7 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use clarion_bus::{BusConfig, PubSub, SubscribeError};
-use clarion_testkit::{RedisCluster, RedisServer, eventually, within};
+use clarion_testkit::{RedisCluster, RedisServer, eventually, free_port, within};
 use conformance::{Node, Rig, message, topic};
 
 /// Three masters.
@@ -203,4 +205,47 @@ async fn sharded_subscriptions_follow_their_slots() {
     eventually("all stand", async || node.bus.stats().subscriptions == 300).await;
     node.link_up().await;
     within("the probe", async { node.bus.probe(std::time::Duration::from_secs(20)).await }).await.unwrap();
+}
+
+/// Adds a server to the cluster as the replica of one of its masters.
+async fn replica_of(cluster: &RedisCluster, master: usize) -> RedisServer {
+    let replica = RedisServer::builder()
+        .config("cluster-enabled", "yes")
+        .config("cluster-node-timeout", "2000")
+        .config("cluster-port", &free_port().to_string())
+        .start()
+        .await;
+    let talk = replica.cli(&["CONFIG", "GET", "cluster-port"]).await;
+    let talk = talk.lines().last().unwrap_or_default().to_owned();
+    let master = &cluster.nodes()[master];
+    master.cli(&["CLUSTER", "MEET", "127.0.0.1", &replica.port().to_string(), &talk]).await;
+    let id = master.cli(&["CLUSTER", "MYID"]).await;
+    eventually("it replicates", async || {
+        replica.try_cli(&["CLUSTER", "REPLICATE", &id]).await.is_ok_and(|ok| ok == "OK")
+    })
+    .await;
+    eventually("it is in step", async || replica.info("master_link_status").await == "up").await;
+    // The others must know it before they may let it be elected.
+    for node in cluster.nodes() {
+        eventually("all know it", async || node.cli(&["CLUSTER", "NODES"]).await.contains(" slave ")).await;
+    }
+    replica
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shards_failover_is_followed() {
+    let mut rig = Cluster::start(PubSub::Sharded).await;
+    let replica = replica_of(&rig.cluster, 2).await;
+    let node = Node::up(&rig).await;
+    for n in 0..30 {
+        node.subscribe(&format!("c/{n}")).await;
+    }
+    rig.cluster.nodes_mut()[2].kill();
+    eventually("the replica is promoted", async || replica.info("role").await == "master").await;
+    node.heard.wait_gaps(1).await;
+    node.link_up().await;
+    for n in 0..30 {
+        node.until_heard(&format!("c/{n}"), &n.to_string()).await;
+    }
+    assert_eq!(node.bus.stats().subscriptions, 30);
 }

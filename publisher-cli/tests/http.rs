@@ -3,8 +3,10 @@
 mod support;
 
 use clarion_ring::{Member, Ring};
+use clarion_testkit::eventually;
 use serde_json::{Value, json};
-use support::{Request, Server, clarion, run, run_with_input};
+use support::{Request, Running, Server, clarion, run, run_with_input};
+use tokio::io::AsyncWriteExt;
 
 /// What a broker answers to whatever is published.
 fn taken(request: &Request) -> (u16, &'static str, String) {
@@ -132,10 +134,25 @@ async fn lines_go_in_batches_and_in_order() {
 async fn a_rate_is_kept() {
     let server = Server::start(taken).await;
     let command = clarion(["publish", "a", "-", "--rate", "20", "--json", "--via", &server.url]);
-    let begin = std::time::Instant::now();
+    let begin = tokio::time::Instant::now();
     let summary = run_with_input(command, "x\n".repeat(11).as_bytes()).await.expect(0).json();
     assert_eq!(summary["published"], 11);
     assert!(begin.elapsed().as_millis() >= 480, "ten pauses of 50 ms took {:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_the_input_and_not_the_summary() {
+    let server = Server::start(taken).await;
+    let mut command = clarion(["publish", "a", "-", "--via", &server.url]);
+    command.stdin(std::process::Stdio::piped());
+    let mut running = Running::start(command);
+    let mut stdin = running.child.stdin.take().unwrap();
+    stdin.write_all(b"x\n").await.unwrap();
+    eventually("the line was published", || async { server.requests().len() == 1 }).await;
+    let id = running.child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-s", "INT", &id]).status().unwrap().success());
+    assert!(running.line().await.starts_with("1 published"));
+    assert_eq!(running.ended().await, 0);
 }
 
 #[tokio::test]
@@ -171,7 +188,7 @@ async fn a_broker_that_goes_away_stops_the_stream_at_its_line() {
 
 /// What a broker says of itself and its cluster.
 fn info() -> Value {
-    let ring = Ring::new([Member::new("a", 1), Member::new("b", 3)]).unwrap().identity().to_string();
+    let ring = Ring::new([Member::new("a", 1), Member::new("b", 3)]).expect("they make a ring").identity().to_string();
     let member = |node: &str, weight: u16| {
         json!({
             "node": node, "instance": node, "advertise": null, "public_url": format!("http://{node}"),

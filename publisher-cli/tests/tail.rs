@@ -2,14 +2,18 @@
 
 mod support;
 
-use clarion_testkit::within;
+use std::sync::Arc;
+
+use clarion_testkit::{Certificates, within};
 use futures_util::{SinkExt, StreamExt};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::json;
 use support::{Running, clarion, run};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{
     WebSocketStream, accept_hdr_async,
     tungstenite::{
@@ -149,7 +153,8 @@ async fn an_overloaded_broker_is_given_time() {
     for way in ["ws", "sse"] {
         let door = Door::open().await;
         let mut tail = Running::start(clarion(["tail", "news", "--door", way, "--via", &door.url]));
-        let _stream = door.answer("HTTP/1.1 503 X\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+        let _stream =
+            door.answer("HTTP/1.1 503 X\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
         let note = tail.note("trying again in").await;
         assert!(note.contains("trying again in 1."), "{note}");
         door.accept().await;
@@ -209,6 +214,40 @@ async fn me_is_a_door() {
     let _tail = Running::start(clarion(["tail", "--me", "--via", &door.url]));
     let (_socket, path, _) = door.websocket().await;
     assert_eq!(path, "/me");
+}
+
+#[tokio::test]
+async fn tls_reaches_the_broker() {
+    let certificates = Certificates::generate();
+    let door = Door::open().await;
+    let acceptor = acceptor(&certificates);
+    let url = door.url.replace("http://127.0.0.1", "https://localhost");
+    let ca = certificates.ca().display().to_string();
+    let mut tail = Running::start(clarion(["tail", "news", "--count", "1", "--via", &url, "--ca-file", &ca]));
+    let stream = within("TLS", acceptor.accept(door.accept().await)).await.unwrap();
+    let mut socket = within("a handshake", tokio_tungstenite::accept_async(stream)).await.unwrap();
+    socket.send(Message::text("secret")).await.unwrap();
+    assert_eq!(tail.line().await, "secret");
+    let publish = Running::start(clarion(["publish", "news", "x", "--via", &url, "--ca-file", &ca]));
+    let mut stream = within("TLS", acceptor.accept(door.accept().await)).await.unwrap();
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{\"id\":\"1\"}";
+    stream.write_all(answer).await.unwrap();
+    assert_eq!(publish.ended().await, 0);
+    let stranger = Running::start(clarion(["publish", "news", "x", "--via", &url]));
+    assert!(within("TLS", acceptor.accept(door.accept().await)).await.is_err());
+    assert_eq!(stranger.ended().await, 69);
+}
+
+fn acceptor(certificates: &Certificates) -> TlsAcceptor {
+    // The only failure is that another test of this process was faster.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let chain = CertificateDer::pem_file_iter(certificates.server_cert()).expect("the file is there");
+    let key = PrivateKeyDer::from_pem_file(certificates.server_key()).expect("the file holds a key");
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain.map(|der| der.expect("the file holds certificates")).collect(), key)
+        .expect("they go together");
+    TlsAcceptor::from(Arc::new(config))
 }
 
 #[tokio::test]

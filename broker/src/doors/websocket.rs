@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(status(&head(|h| drop(h.remove(SEC_WEBSOCKET_VERSION)))), 426);
         assert_eq!(status(&head(|h| drop(h.remove(SEC_WEBSOCKET_KEY)))), 400);
         assert_eq!(status(&head(|h| drop(h.insert(SEC_WEBSOCKET_KEY, value("c2hvcnQ="))))), 400);
-        assert_eq!(status(&head(|h| drop(h.append(SEC_WEBSOCKET_KEY, value("dGhlIHNhbXBsZSBub25jZQ=="))))), 400);
+        assert_eq!(status(&head(|h| assert!(h.append(SEC_WEBSOCKET_KEY, value("dGhlIHNhbXBsZSBub25jZQ=="))))), 400);
         assert_eq!(status(&head(|h| drop(h.insert(CONNECTION, value("close"))))), 400);
         let mut old = head(|_| {});
         old.version = Version::HTTP_10;

@@ -22,14 +22,14 @@ impl Clock {
         Self { start: Time::now() }
     }
 
-    /// The tick that `time` lies in. The first is 1.
+    /// The tick that `time` lies in.
     pub(super) fn tick(self, time: Time) -> Tick {
-        ticks(time.saturating_duration_since(self.start)) + 1
+        ticks(time.saturating_duration_since(self.start))
     }
 
     /// When a tick begins.
     pub(super) fn begin(self, tick: Tick) -> Time {
-        self.start + TICK * tick.saturating_sub(1)
+        self.start + TICK * tick
     }
 }
 

@@ -96,7 +96,7 @@ impl<H: super::Handler> Shard<H> {
             let mut left = group.iter();
             while !left.as_slice().is_empty() {
                 // An audience can lose members between two runs, and with the last one its place.
-                if self.table.audience(audience).is_none_or(|audience| audience.dialects[dialect as usize] == 0) {
+                if !self.table.audience(audience).is_some_and(|audience| audience.speaks(dialect)) {
                     break;
                 }
                 self.fan.run.clear();
@@ -190,7 +190,7 @@ fn hand(record: &mut Record, member: Member, run: &mut Run, bound: usize, wakers
 /// Puts into `own` what none of the member's more specific subscriptions brings; `false` when that is the whole run.
 fn select(record: &Record, member: Member, run: &Run, own: &mut Run) -> bool {
     let Some(rivals) = &record.cold.rivals else { return false };
-    let rivals = &rivals[usize::from(member.subscription)];
+    let rivals = rivals.of(member.subscription);
     own.clear();
     for (channel, encoded) in run.iter() {
         if !rivals.iter().any(|rival| rival.matches(channel.as_str())) {

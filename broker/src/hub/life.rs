@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use clarion_protocol::{CloseCode, Interest, dialect::Dialect};
+use clarion_protocol::{CloseCode, dialect::Dialect};
 use mio::{Interest as Readiness, net::TcpStream};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
@@ -13,14 +13,14 @@ use super::{
     clock::ticks,
     handler::Handler,
     metrics::End,
-    record::{Cold, Key, Record, Seat, Transport},
+    record::{Cold, Key, Record, Rivals, Seat, Transport},
     shard::Shard,
     stream::Pipe,
     table::Member,
     users::Place,
 };
 use crate::{
-    connection::{Beat, Connection, Phase, Pulse, Tick},
+    connection::{Beat, Connection, NEVER, Phase, Pulse, Tick},
     frame::{Opcode, encode},
 };
 
@@ -38,8 +38,8 @@ impl<H: Handler> Shard<H> {
         deduplicate(&mut subscriptions);
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
-        let expires = expires.map(|after| self.now + ticks(after));
-        let connection = Connection { id, user, upstream, expires, incoming: None, lease };
+        let expires = expires.map_or(NEVER, |after| self.now + ticks(after));
+        let connection = Connection { id, dialect, user, upstream, expires, incoming: None, lease };
         let transport = match dialect {
             Dialect::Plain => Transport::Waiting,
             Dialect::Event | Dialect::EventOfMany => Transport::Events(Arc::<Pipe>::default()),
@@ -51,9 +51,9 @@ impl<H: Handler> Shard<H> {
         if let Some(pipe) = &pipe {
             pipe.keep(greeting);
         }
-        let rivals = rivals(&subscriptions);
+        let rivals = Rivals::find(&subscriptions);
         let pulse = Pulse::new(self.now, self.now + self.common.settings.handshake);
-        let cold = Box::new(Cold { connection, dialect, seats: SmallVec::new(), rivals });
+        let cold = Box::new(Cold { connection, seats: SmallVec::new(), rivals });
         let record = Record { transport, outbox: None, cold, serial, pulse, phase: Phase::Open, paused: false };
         let index = u32::try_from(self.records.insert(record)).expect("descriptors end before");
         let key = Key { index, serial };
@@ -67,9 +67,9 @@ impl<H: Handler> Shard<H> {
     /// Takes the places of a new connection.
     fn sit(&mut self, key: Key, dialect: Dialect, subscriptions: &[Subscription]) {
         let cold = &mut self.records[key.index as usize].cold;
-        for (number, subscription) in subscriptions.iter().enumerate() {
-            let overlaps = cold.rivals.as_ref().is_some_and(|rivals| !rivals[number].is_empty());
-            let member = Member { index: key.index, subscription: number as u16, dialect, overlaps };
+        for (number, subscription) in (0..).zip(subscriptions) {
+            let overlaps = cold.rivals.as_ref().is_some_and(|rivals| !rivals.of(number).is_empty());
+            let member = Member { index: key.index, subscription: number, dialect, overlaps };
             let (audience, position) = self.table.join(subscription.id, member);
             cold.seats.push(Seat { audience, position, slow: subscription.slow });
         }
@@ -93,7 +93,7 @@ impl<H: Handler> Shard<H> {
         record.transport = Transport::Tcp(socket);
         record.pulse.heard = now;
         if record.is_open() {
-            let expires = record.cold.connection.expires.unwrap_or(Tick::MAX);
+            let expires = record.cold.connection.expires;
             let next = (now + wait).min(expires);
             record.pulse.next = next;
             self.wheel.schedule(key, next);
@@ -133,7 +133,7 @@ impl<H: Handler> Shard<H> {
             self.remove(key, None);
             return;
         }
-        let expires = record.cold.connection.expires.unwrap_or(Tick::MAX);
+        let expires = record.cold.connection.expires;
         if expires <= now {
             self.close(key, CloseCode::Expired);
             return;
@@ -271,7 +271,7 @@ impl<H: Handler> Shard<H> {
             pipe.shed();
             wake(pipe.end());
         }
-        self.common.metrics.connections(record.cold.dialect).dec();
+        self.common.metrics.connections(record.cold.connection.dialect).dec();
         self.inbox.connections.fetch_sub(1, Ordering::Relaxed);
         if !was_open {
             self.inbox.closing.fetch_sub(1, Ordering::Relaxed);
@@ -296,19 +296,4 @@ fn spread(interval: Tick) -> Tick {
 fn deduplicate(subscriptions: &mut Vec<Subscription>) {
     let mut seen = std::collections::HashSet::new();
     subscriptions.retain(|subscription| seen.insert(subscription.id));
-}
-
-/// For each subscription those that bring a message in its stead; `None` when there are none at all.
-///
-/// Interests that match one channel have bases that begin alike, so others need not be compared for each message.
-fn rivals(subscriptions: &[Subscription]) -> Option<Box<[Box<[Interest]>]>> {
-    let interests = || subscriptions.iter().map(|subscription| &subscription.interest);
-    let more_specific = |one: &Interest| -> Box<[Interest]> {
-        interests()
-            .filter(|other| other.base().starts_with(one.base()) && other.specificity(one).is_gt())
-            .cloned()
-            .collect()
-    };
-    let rivals: Box<[Box<[Interest]>]> = interests().map(more_specific).collect();
-    rivals.iter().any(|rivals| !rivals.is_empty()).then_some(rivals)
 }

@@ -229,7 +229,7 @@ impl<H> Drop for Shard<H> {
     fn drop(&mut self) {
         // What the deadline left behind: leases are given back and the counters are right before the thread is joined.
         for (_, record) in &mut self.records {
-            self.common.metrics.connections(record.cold.dialect).dec();
+            self.common.metrics.connections(record.cold.connection.dialect).dec();
             if let Transport::Events(pipe) = &record.transport
                 && let Some(waker) = pipe.end()
             {

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::batch::{Masks, Shards};
 
-/// All dialects, in the order in which members are counted.
+/// All dialects, in the order of their numbers.
 pub(super) const DIALECTS: [Dialect; 3] = [Dialect::Plain, Dialect::Event, Dialect::EventOfMany];
 
 /// One connection's part in an audience.
@@ -28,8 +28,16 @@ pub(super) struct Member {
 pub(super) struct Audience {
     interest: InterestId,
     pub members: SmallVec<[Member; 2]>,
-    /// How many members each dialect has.
-    pub dialects: [u32; DIALECTS.len()],
+    /// Some members are event streams. Most audiences have none, and are not searched for them.
+    streams: bool,
+}
+
+impl Audience {
+    /// Whether somebody here may speak a dialect.
+    pub(super) fn speaks(&self, dialect: Dialect) -> bool {
+        let found = || self.members.iter().any(|member| member.dialect == dialect);
+        if self.streams { found() } else { dialect == Dialect::Plain }
+    }
 }
 
 pub(super) struct Table {
@@ -56,20 +64,19 @@ impl Table {
     pub(super) fn join(&mut self, interest: InterestId, member: Member) -> (u32, u32) {
         let index = *self.of.entry(interest).or_insert_with(|| {
             self.masks.set(interest, self.shard);
-            let audience = Audience { interest, members: SmallVec::new(), dialects: [0; DIALECTS.len()] };
+            let audience = Audience { interest, members: SmallVec::new(), streams: false };
             self.audiences.insert(audience) as u32
         });
         let audience = &mut self.audiences[index as usize];
         audience.members.push(member);
-        audience.dialects[member.dialect as usize] += 1;
+        audience.streams |= member.dialect != Dialect::Plain;
         (index, audience.members.len() as u32 - 1)
     }
 
     /// Takes a member out; returns the one that has its place now, if another has.
     pub(super) fn leave(&mut self, audience_index: u32, position: u32) -> Option<Member> {
         let audience = &mut self.audiences[audience_index as usize];
-        let member = audience.members.swap_remove(position as usize);
-        audience.dialects[member.dialect as usize] -= 1;
+        audience.members.swap_remove(position as usize);
         if audience.members.is_empty() {
             self.masks.clear(audience.interest, self.shard);
             self.of.remove(&audience.interest);
@@ -97,14 +104,15 @@ mod tests {
         assert_eq!(table.join(interest, member(2)), (0, 2));
         assert_eq!(table.leave(0, 0), Some(member(2)));
         assert_eq!(table.leave(0, 1), None);
-        assert_eq!(table.audience(0).unwrap().dialects, [1, 0, 0]);
+        assert!(table.audience(0).unwrap().speaks(Dialect::Plain));
+        assert!(!table.audience(0).unwrap().speaks(Dialect::Event));
         assert_eq!(table.leave(0, 0), None);
         assert_eq!(table.find(interest), None);
     }
 
     #[test]
-    fn a_member_is_eight_bytes() {
+    fn members_and_audiences_are_small() {
         assert_eq!(size_of::<Member>(), 8);
-        assert!(size_of::<Audience>() <= 48);
+        assert!(size_of::<Option<Audience>>() <= 40);
     }
 }

@@ -61,7 +61,9 @@ impl Sink for Deliverer {
             self.divert(batch);
         }
         if !batch.is_empty() {
+            let bytes: usize = batch.iter().map(|delivery| delivery.message.payload.len()).sum();
             self.metrics.messages.inc_by(batch.len() as u64);
+            self.metrics.bytes.inc_by(bytes as u64);
             self.hub.dispatch(batch).await;
         }
     }
@@ -116,7 +118,7 @@ mod tests {
 
     #[tokio::test]
     async fn channels_go_to_the_hub_and_internals_to_the_members() {
-        let (deliverer, mut internals, hub, _) = deliverer();
+        let (deliverer, mut internals, hub, metrics) = deliverer();
         let interest = Interest::parse("a").unwrap();
         let open = Open {
             id: ConnectionId(1),
@@ -143,6 +145,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
         let heard = String::from_utf8(heard).unwrap();
         assert!(heard.contains("data: first\n\n") && !heard.contains("one"), "{heard}");
+        assert_eq!((metrics.messages.get(), metrics.bytes.get()), (2, 11), "internal ones are not counted");
     }
 
     #[tokio::test]

@@ -22,9 +22,9 @@ pub struct Metrics {
     acquire_refused: IntCounter,
     acquire_unavailable: IntCounter,
     pub(super) gaps: IntCounter,
-    /// Channels' messages.
-    pub(super) messages: IntCounter,
     pub(super) internal_dropped: IntCounter,
+    pub(super) messages: IntCounter,
+    pub(super) bytes: IntCounter,
 }
 
 impl Metrics {
@@ -39,10 +39,14 @@ impl Metrics {
         let gaps = IntCounter::new("clarion_bus_gaps_total", "Interruptions after which messages may be missing.")?;
         let internal_dropped =
             IntCounter::new("clarion_internal_dropped_total", "Messages between nodes dropped since too many waited.")?;
-        registry.register(Box::new(gaps.clone()))?;
-        let messages = IntCounter::new("clarion_ingress_messages_total", "Channels' messages that came from the bus.")?;
-        registry.register(Box::new(messages.clone()))?;
-        registry.register(Box::new(internal_dropped.clone()))?;
+        let messages = IntCounter::new(
+            "clarion_ingress_messages_total",
+            "Channels' messages received from the bus, copies for several interests each counted.",
+        )?;
+        let bytes = IntCounter::new("clarion_ingress_bytes_total", "Bytes of their payloads.")?;
+        for counter in [&gaps, &internal_dropped, &messages, &bytes] {
+            registry.register(Box::new(counter.clone()))?;
+        }
         let publish = |result| published.with_label_values(&[result]);
         let acquire = |result| acquired.with_label_values(&[result]);
         Ok(Self {
@@ -55,8 +59,9 @@ impl Metrics {
             acquire_refused: acquire("refused"),
             acquire_unavailable: acquire("unavailable"),
             gaps,
-            messages,
             internal_dropped,
+            messages,
+            bytes,
         })
     }
 

@@ -125,7 +125,7 @@ async fn broadcast(node: &Node, body: PublicationBody<'_>) -> Result<Value, Fail
 
 async fn batch(node: &Node, caller: &Caller, batch: Batch<'_>) -> Result<Value, Failure> {
     let results = api::publish_all(node, caller, Via::Rpc, &batch.messages).await?;
-    Ok(json!({ "results": api::outcomes(&results) }))
+    Ok(api::outcomes(&results))
 }
 
 /// This node and the cluster as it sees it.

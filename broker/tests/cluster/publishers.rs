@@ -67,11 +67,11 @@ async fn python(script: &str, target: &Target<'_>, messages: &[(String, String)]
         };
         writeln!(list, "{}", json!([subject, payload])).expect("it is written");
     }
-    let python = std::env::var("CLARION_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let python = "python3";
     let mut command = Command::new(python);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster").join(script));
     command.arg(target.bus).arg(list.path());
-    run(command).await.expect("Python publishes (`./test` installs the packages and sets CLARION_TEST_PYTHON)");
+    run(command).await.expect("Python publishes (`./test` installs the packages and names them in PYTHONPATH)");
 }
 
 async fn by_http(target: &Target<'_>, messages: &[(String, String)]) {

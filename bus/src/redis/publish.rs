@@ -131,26 +131,32 @@ impl Publisher {
     }
 }
 
-/// What an error of fred means for the message.
+/// What fred says when it fails fast: nothing was written.
+const FAILED_FAST: &str = "Connection closed unexpectedly.";
+/// What fred says when there is no connection to write to.
+const NO_ROUTE: &str = "Failed to route command.";
+
+/// What an error of fred means for the message. Whatever is not surely one or the other, nobody knows.
 fn judge(error: &Error) -> PublishError {
     let text = error.details().to_owned();
+    if ["NOPERM", "NOAUTH", "WRONGPASS"].iter().any(|word| text.starts_with(word)) {
+        return PublishError::Refused(text);
+    }
     match error.kind() {
-        // What fails fast before it is written is canceled; what finds no connection cannot be routed.
-        ErrorKind::Canceled | ErrorKind::Routing | ErrorKind::Backpressure | ErrorKind::Sentinel => {
-            PublishError::NotTaken(text)
-        }
-        _ if ["NOPERM", "NOAUTH", "WRONGPASS"].iter().any(|word| text.starts_with(word)) => PublishError::Refused(text),
+        ErrorKind::Canceled if text == FAILED_FAST => PublishError::NotTaken(text),
+        ErrorKind::Routing | ErrorKind::Backpressure => PublishError::NotTaken(text),
+        ErrorKind::Unknown if text == NO_ROUTE || text.contains("not initialized") => PublishError::NotTaken(text),
         ErrorKind::Auth => PublishError::Refused(text),
-        // The server answered, and its answer was no.
-        _ if is_answer(&text) => PublishError::NotTaken(text),
-        ErrorKind::Unknown if text.contains("not initialized") || text.contains("Failed to") => {
-            PublishError::NotTaken(text)
+        // These kinds are of the connection, whatever their text is like.
+        ErrorKind::IO | ErrorKind::Tls | ErrorKind::Timeout | ErrorKind::Protocol | ErrorKind::Parse => {
+            PublishError::Unknown(text)
         }
+        _ if is_answer(&text) => PublishError::NotTaken(text),
         _ => PublishError::Unknown(text),
     }
 }
 
-/// Whether an error is the server's own: they begin with a word in capitals.
+/// Whether an error is the server's own answer: they begin with a word in capitals, `LOADING` or `READONLY`.
 fn is_answer(text: &str) -> bool {
     let word = text.split(' ').next().unwrap_or_default();
     word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase())
@@ -169,5 +175,32 @@ fn server(url: &RedisUrl) -> ServerConfig {
             password: password.as_ref().map(|password| password.expose().to_owned()),
         },
         RedisMode::Cluster => ServerConfig::Clustered { hosts: hosts(), policy: Default::default() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_surely_not_taken_is_safe_to_send_again() {
+        let judged = |kind, text: &'static str| judge(&Error::new(kind, text));
+        for (kind, text) in [
+            (ErrorKind::Canceled, FAILED_FAST),
+            (ErrorKind::Unknown, NO_ROUTE),
+            (ErrorKind::Cluster, "CLUSTERDOWN Hash slot not served"),
+            (ErrorKind::Unknown, "LOADING Redis is loading the dataset in memory"),
+        ] {
+            assert!(matches!(judged(kind, text), PublishError::NotTaken(_)), "{text}");
+        }
+        for (kind, text) in [
+            (ErrorKind::Canceled, "Canceled."),
+            (ErrorKind::IO, "EOF"),
+            (ErrorKind::Timeout, "Request timed out."),
+            (ErrorKind::Unknown, "Unexpected."),
+        ] {
+            assert!(matches!(judged(kind, text), PublishError::Unknown(_)), "{text}");
+        }
+        assert!(matches!(judged(ErrorKind::Unknown, "NOPERM no"), PublishError::Refused(_)));
     }
 }

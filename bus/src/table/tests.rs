@@ -1,6 +1,6 @@
 use clarion_protocol::{Interest, InternalName, Prefix};
 
-use super::*;
+use super::{lookup::key, *};
 
 fn table(layout: Layout) -> Table {
     Table::new(layout, Prefix::default())

@@ -1,6 +1,14 @@
 //! One suite that every bus passes. Each test is a promise of `Bus`; each bus brings a [`Rig`] that starts a real server and
 //! can do to it what happens to servers. `suite!` makes the tests.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    dead_code,
+    unused_imports,
+    reason = "one suite for buses of which each uses its part"
+)]
+
 mod faults;
 mod load;
 mod messages;

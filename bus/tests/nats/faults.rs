@@ -1,11 +1,17 @@
 //! Servers that restart, cut, stop answering and forbid; and a sink that takes nothing.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use clarion_bus::{BusConfig, Link, PublishError, SubscribeError};
 use clarion_testkit::{NatsServer, SilentServer, TcpProxy, eventually, patience, within};
 
-use crate::kit::{Node, config, publication};
+use crate::kit::{Node, Scripted, config, publication};
 
 #[tokio::test]
 async fn interests_stand_again_after_a_restart() {
@@ -129,6 +135,42 @@ async fn a_forbidden_subject_is_refused_and_the_others_stand() {
     node.publish("a", "x").await;
     node.take(1).await;
     assert!(node.try_subscribe("no").await.is_err());
+}
+
+/// Who stood and is forbidden later is asked for again, and hears of the gap when it stands.
+#[tokio::test]
+async fn a_right_that_is_taken_away_and_given_back() {
+    let (allowed, cut) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let (right, cuts) = (allowed.clone(), cut.clone());
+    let url = Scripted::start(move |line| match line {
+        "PING" if cuts.load(Relaxed) => Some(String::new()),
+        _ if line.starts_with("SUB clarion.a ") && !right.load(Relaxed) => {
+            Some("-ERR 'Permissions Violation for Subscription to \"clarion.a\"'\r\n".to_owned())
+        }
+        _ => None,
+    })
+    .await;
+    let node = Node::up(&config(&url)).await;
+    node.subscribe("a").await;
+    node.subscribe("b").await;
+    allowed.store(false, Relaxed);
+    cut.store(true, Relaxed);
+    node.wait_down().await;
+    cut.store(false, Relaxed);
+    eventually("it is refused", async || node.bus.stats().refused == 1).await;
+    node.wait_up().await;
+    assert_eq!((node.gaps(), node.bus.stats().subscriptions), (1, 1));
+    allowed.store(true, Relaxed);
+    eventually("the gap is told of", async || node.gaps() == 2).await;
+    assert_eq!((node.bus.stats().refused, node.bus.stats().subscriptions), (0, 2));
+}
+
+#[tokio::test]
+async fn a_bus_without_rights_to_its_own_subjects_says_so() {
+    let server = NatsServer::builder().user_with("u", "p", r#"subscribe: "clarion.>""#).start().await;
+    let node = Node::start(&config(&server.url()));
+    let reason = node.wait_down().await;
+    assert!(reason.contains("allow `_clarion.clarion.>`"), "{reason}");
 }
 
 #[tokio::test]

@@ -10,7 +10,11 @@ use clarion_bus::{BusConfig, BusHandle, Delivery, InterestId, Link, Sink, Subscr
 use clarion_protocol::{Channel, Interest, Publication};
 use clarion_testkit::{eventually, within};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 
 /// Keeps everything, in order.
 pub(crate) struct Recorder {
@@ -106,6 +110,44 @@ impl Node {
     /// Whether the sink takes anything.
     pub(crate) fn open(&self, open: bool) {
         self.sink.open.send_replace(open);
+    }
+}
+
+/// A server that lets everybody in, answers pings, and otherwise does what it is told.
+pub(crate) struct Scripted;
+
+impl Scripted {
+    /// Starts one and returns its URL. `answer` gives what is said to a line, before the `PONG` where there
+    /// is one; nothing at all ("") ends the connection.
+    pub(crate) async fn start(answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let answer = Arc::new(answer);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(Self::serve(stream, answer.clone()));
+            }
+        });
+        url
+    }
+
+    async fn serve(stream: TcpStream, answer: Arc<impl Fn(&str) -> Option<String>>) -> std::io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        stream.write_all(b"INFO {\"headers\":true,\"max_payload\":1048576}\r\n").await?;
+        let mut line = String::new();
+        while stream.read_line(&mut line).await? > 0 {
+            if let Some(answer) = answer(line.trim_end()) {
+                stream.write_all(answer.as_bytes()).await?;
+                if answer.is_empty() {
+                    break;
+                }
+            }
+            if line == "PING\r\n" {
+                stream.write_all(b"PONG\r\n").await?;
+            }
+            line.clear();
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,6 @@
 //! What an answer to a publication means.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -9,58 +8,26 @@ use std::{
     time::Duration,
 };
 
+use crate::kit::{Node, Scripted, config, publication};
 use clarion_bus::{BusConfig, Link, PublishError};
 use clarion_testkit::{NatsServer, TcpProxy, eventually, within};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream},
-};
-
-use crate::kit::{Node, config, publication};
 
 #[tokio::test]
 async fn callers_share_round_trips() {
-    let server = Counting::start().await;
-    let node = Node::up(&config(&format!("nats://{}", server.addr))).await;
-    let before = server.pings.load(Relaxed);
+    let pings = Arc::new(AtomicUsize::new(0));
+    let count = pings.clone();
+    let server = Scripted::start(move |line| {
+        count.fetch_add(usize::from(line == "PING"), Relaxed);
+        None
+    })
+    .await;
+    let node = Node::up(&config(&server)).await;
+    let before = pings.load(Relaxed);
     let all = (0..2_000).map(|n| node.bus.publish(publication("a", format!("{n}"))));
     let outcomes = within("publishing", futures_util::future::join_all(all)).await;
     assert!(outcomes.iter().all(Result::is_ok));
-    let round_trips = server.pings.load(Relaxed) - before;
+    let round_trips = pings.load(Relaxed) - before;
     assert!((1..200).contains(&round_trips), "{round_trips}");
-}
-
-/// Lets everybody in, answers pings and counts them.
-struct Counting {
-    addr: SocketAddr,
-    pings: Arc<AtomicUsize>,
-}
-
-impl Counting {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (addr, pings) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
-        let count = pings.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(Self::serve(stream, count.clone()));
-            }
-        });
-        Self { addr, pings }
-    }
-
-    async fn serve(stream: TcpStream, pings: Arc<AtomicUsize>) {
-        let mut stream = BufReader::new(stream);
-        stream.write_all(b"INFO {\"headers\":true,\"max_payload\":1048576}\r\n").await.unwrap();
-        let mut line = String::new();
-        while stream.read_line(&mut line).await.is_ok_and(|read| read > 0) {
-            if line == "PING\r\n" {
-                pings.fetch_add(1, Relaxed);
-                let _ = stream.write_all(b"PONG\r\n").await;
-            }
-            line.clear();
-        }
-    }
 }
 
 #[tokio::test]

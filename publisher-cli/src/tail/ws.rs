@@ -197,7 +197,32 @@ fn closed(frame: Option<&CloseFrame>) -> Result<End, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
     use super::*;
+    use crate::{args::Door, output::Output};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_broker_is_pinged_and_then_given_up() {
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let socket = WebSocketStream::from_raw_socket(Box::new(ours) as Box<dyn Transport>, Role::Client, None).await;
+        let mut broker = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        let url = Url::parse("http://h/a").unwrap();
+        let request = Request { url, door: Door::Ws, channel: Some("a".to_owned()), what: "a".to_owned() };
+        let mut show = Show::new(Output::new(false), false, None);
+        let begin = tokio::time::Instant::now();
+        let answers_once = async {
+            // Reading the ping answers it; from then on nothing is read and nothing is said.
+            assert!(broker.next().await.unwrap().unwrap().is_ping());
+            broker.flush().await.unwrap();
+        };
+        let both = async { tokio::join!(read(socket, &request, &mut show), answers_once) };
+        let (end, ()) = timeout(QUIET * 10, both).await.expect("it is given up");
+        let End::Lost { reason, stood: true, .. } = end.unwrap() else { panic!() };
+        assert!(reason.contains("40s"), "{reason}");
+        // A ping after 20 s and its pong, another one after 40 s, and the end after 60 s.
+        assert_eq!(begin.elapsed().as_secs(), 60);
+    }
 
     #[test]
     fn a_close_code_says_whether_to_come_back() {

@@ -59,11 +59,9 @@ fn kind_of_status(status: u16) -> Kind {
 /// Within a batch there is no status, only the code of the same problem.
 fn kind_of_code(code: &str) -> Kind {
     match code {
-        "unauthorized" | "forbidden" | "refused" => Kind::Refused,
-        "internal" => Kind::Internal,
-        "unavailable" | "bus_unavailable" | "timeout" | "bus_timeout" | "unknown" | "too_many_requests" => {
-            Kind::Unavailable
-        }
+        "token_required" | "invalid_token" | "token_expired" | "api_key_required" | "invalid_api_key" => Kind::Refused,
+        "backend_only" | "not_granted" | "not_your_channel" | "bus_refused" => Kind::Refused,
+        "bus_unavailable" | "bus_timeout" => Kind::Unavailable,
         _ => Kind::Usage,
     }
 }
@@ -87,6 +85,16 @@ mod tests {
             let failure = failure("x", status, body);
             assert_eq!(failure.exit_code(), exit, "{status}");
             assert!(failure.message.contains("words"));
+        }
+    }
+
+    #[test]
+    fn a_message_of_a_batch_has_its_kind() {
+        for (code, kind) in
+            [("backend_only", Kind::Refused), ("bus_timeout", Kind::Unavailable), ("too_large", Kind::Usage)]
+        {
+            let problem = ProblemBody { code: code.to_owned(), message: "words".to_owned() };
+            assert_eq!(item_failure(&problem), Failure::new(kind, format!("words ({code})")));
         }
     }
 

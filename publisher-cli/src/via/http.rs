@@ -35,10 +35,19 @@ struct Receipt {
     id: String,
 }
 
-/// `{"results": […]}`.
+/// A result for each message, in `{"results": […]}` or in a bare array.
 #[derive(Deserialize)]
-struct BatchAnswer {
-    results: Vec<BatchResult>,
+#[serde(untagged)]
+enum BatchAnswer {
+    Named { results: Vec<BatchResult> },
+    Bare(Vec<BatchResult>),
+}
+
+impl BatchAnswer {
+    fn results(self) -> Vec<BatchResult> {
+        let (Self::Named { results } | Self::Bare(results)) = self;
+        results
+    }
 }
 
 /// What became of one message.
@@ -129,8 +138,8 @@ impl Http {
             Ok(answer) => self.read::<BatchAnswer>(&answer),
             Err(failure) => Err(failure),
         };
-        let answer = answer.and_then(|answer| match answer.results.len() == entries.len() {
-            true => Ok(answer.results),
+        let answer = answer.map(BatchAnswer::results).and_then(|results| match results.len() == entries.len() {
+            true => Ok(results),
             false => Err(Failure::internal(format!("{} answers with another number of results", self.base))),
         });
         match answer {
@@ -299,6 +308,18 @@ mod tests {
         for channel in ["50% ö?#", "a;b=c/d&e", "\\x/%41", "a:b@c"] {
             let url: Url = url("http://h", channel).parse().unwrap();
             assert_eq!(Channel::from_path(url.path()).unwrap().as_str(), channel);
+        }
+    }
+
+    #[test]
+    fn a_batch_is_answered_in_either_form() {
+        for answer in [
+            r#"{"results":[{"id":"1"},{"error":{"code":"c","message":"m"}}]}"#,
+            r#"[{"id":"1"},{"error":{"code":"c","message":"m"}}]"#,
+        ] {
+            let answer: BatchAnswer = serde_json::from_str(answer).unwrap();
+            let results: Vec<Published> = answer.results().into_iter().map(BatchResult::published).collect();
+            assert_eq!(results, [Ok(Some("1".to_owned())), Err(Failure::usage("m (c)"))]);
         }
     }
 
