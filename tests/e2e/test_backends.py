@@ -134,7 +134,7 @@ def test_a_batch_has_an_answer_for_each(broker):
         async with await connect(node, "/a") as socket:
             status, answer = node.post("/api/batch", batch, "application/json")
             assert status == 200
-            assert [list(result) for result in answer] == [["id"], ["error"], ["id"]]
+            assert [list(result) for result in answer["results"]] == [["id"], ["error"], ["id"]]
             assert await hear([socket], 2) == [["one", b"\xfe"]]
 
     asyncio.run(run())
