@@ -86,7 +86,7 @@ async fn a_batch_has_a_result_for_each() {
     let reply = post(batch.to_owned()).await;
     assert_eq!(reply.code(), 200, "{}", reply.text());
     let answer = reply.json();
-    let results = answer.as_array().expect("a result for each");
+    let results = answer["results"].as_array().expect("a result for each");
     let good: Vec<_> = results.iter().map(|result| result["id"].is_string()).collect();
     assert_eq!(good, [true, false, false, true, false, true], "{answer}");
     assert!(results[1]["error"]["message"].as_str().expect("words").contains("empty segment"));
