@@ -5,13 +5,15 @@
 pub mod server;
 
 pub mod doors;
-pub mod api;
 pub mod rpc;
+pub mod api;
 pub mod relay;
+pub mod node;
+pub mod answer;
 pub mod admin;
+pub mod config;
 pub mod admission;
 pub mod auth;
-pub mod config;
 
 pub mod drain;
 pub mod probe;

@@ -3,11 +3,14 @@
 //! A bus carries opaque messages and knows nothing of sockets. It takes publications, and hands what its server
 //! sends for the node's interests to the [`Sink`] it was started with, in the order of the bus.
 
+mod backoff;
+mod bus_url;
 mod config;
 pub mod memory;
-pub mod nats;
-pub mod redis;
+mod nats;
+mod redis;
 mod table;
+mod tls;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +19,8 @@ use clarion_protocol::{Address, Interest, InternalName, Message, Publication};
 use smallvec::SmallVec;
 use tokio::sync::watch;
 
-pub use config::{BusConfig, BusUrl, ConfigError, PubSub, connect};
+pub use bus_url::{BusUrl, BusUrlError, HostPort, NatsAuth, NatsUrl, RedisMode, RedisUrl, Secret};
+pub use config::{BusConfig, ConfigError, PubSub, check, connect};
 
 /// A subscription of this node that stands on the bus, however many sockets share it. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,16 +73,17 @@ pub trait Sink: Send + Sync + 'static {
     fn gap(&self);
 }
 
-/// Whether a bus is connected. What is published while it is not is refused, never queued.
+/// Whether a node can hear its bus. What is published while the way out is broken is refused, never queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Link {
-    /// Not connected: first attempt, or between attempts. Says why the last one failed; never holds a secret.
+    /// The subscriber link is not connected: first attempt, or between attempts, after which a gap is told. Says why the last
+    /// attempt failed; never holds a secret.
     Down(Option<String>),
     /// Connected, and every interest that was standing before stands again.
     Up,
 }
 
-/// What joins the nodes. All three implementations pass `conformance.rs`.
+/// What joins the nodes. All three implementations pass `tests/conformance`.
 ///
 /// Every bus keeps connecting by itself, backing off with full jitter, and subscribes anew to all interests after each reconnect.
 #[async_trait]
@@ -137,6 +142,8 @@ pub struct Stats {
     pub interests: u64,
     /// Gauge: subscriptions at the server that carry them.
     pub subscriptions: u64,
+    /// Gauge: subscriptions that the server refuses although somebody holds them; they are asked for again and again.
+    pub refused: u64,
     /// Connections of the subscriber link after the first.
     pub reconnects: u64,
     /// Messages received for an interest.

@@ -59,6 +59,11 @@ impl Channel {
         Self::parse(&decode_path(path)?)
     }
 
+    /// Takes a name that was checked before.
+    pub(crate) fn checked(name: Arc<str>) -> Self {
+        Self(name)
+    }
+
     /// The channel of a user: `users/<uid>`.
     #[must_use]
     pub fn of_user(uid: &crate::Uid) -> Self {

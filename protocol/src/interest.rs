@@ -65,8 +65,13 @@ impl Interest {
     /// The one channel asked for, if this is no pattern.
     #[must_use]
     pub fn as_channel(&self) -> Option<Channel> {
-        // The base was checked when this was made, so parsing it again cannot fail.
-        (self.depth == Depth::Exact).then(|| Channel::parse(&self.base).expect("a base is a valid channel"))
+        (self.depth == Depth::Exact).then(|| self.base_channel())
+    }
+
+    /// The base as a channel, which shares its text. It was checked when this was made.
+    #[must_use]
+    pub fn base_channel(&self) -> Channel {
+        Channel::checked(self.base.clone())
     }
 
     /// Whether a message on `channel` is asked for.

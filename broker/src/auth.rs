@@ -1,0 +1,416 @@
+//! Who may do what: finds and checks tokens, API keys and origins before a connection is taken, and knows the
+//! namespaces' rules. Nothing below ever sees a token, and nothing here is ever logged that could be used as one.
+//!
+//! The rules, in one place:
+//! - A token is looked for in `Authorization`, the WebSocket sub-protocols, `?token=` and a cookie, in this order. One
+//!   that is not good is always refused; none at all is an anonymous visitor.
+//! - `users/42` and all below it is heard by user 42 alone. For other channels the namespace with the longest prefix
+//!   decides. A pattern needs permission for everything that it can match.
+//! - Without any namespace everybody may subscribe and only a backend publishes; with at least one, a channel that is in
+//!   none of them wants a good token and is published to by a backend only.
+//! - Without any token key and any API key this is *development mode*: everybody counts as a backend, tokens are signed
+//!   with the well-known secret [`DEVELOPMENT_SECRET`], and only this machine's own names are good as `Host` and `Origin`.
+
+mod api_key;
+pub mod config;
+mod credential;
+mod jwks;
+mod key;
+mod namespace;
+mod origin;
+mod secret;
+mod token;
+mod web_url;
+
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
+
+use clarion_protocol::{Channel, Depth, Interest, Uid, channel::USERS};
+use http::{HeaderValue, StatusCode, request::Parts};
+use prometheus::{IntCounterVec, Opts, Registry};
+use tokio::sync::watch;
+
+use crate::hub::SlowPolicy;
+
+pub use config::{ApiKey, Config, DEVELOPMENT_SECRET, Mistake};
+pub use credential::SUBPROTOCOL;
+pub use namespace::{Namespace, Publish, Subscribe};
+pub use origin::OriginRule;
+pub use secret::{HIDDEN, Secret};
+pub use web_url::{WebUrl, WebUrlError};
+
+use api_key::ApiKeys;
+use jwks::Jwks;
+use namespace::Rules;
+use origin::{Origins, Verdict};
+use token::{Failure, Verifier};
+
+/// Decides who may come in, hear and speak.
+pub struct Auth {
+    verifier: Verifier,
+    jwks: Option<Arc<Jwks>>,
+    api_keys: ApiKeys,
+    origins: Origins,
+    rules: Rules,
+    cookie: Option<String>,
+    development: bool,
+    metrics: Metrics,
+}
+
+/// Who a request comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The user, if there was a token.
+    pub user: Option<Uid>,
+    /// When the token ends, and with it the connection.
+    pub expires: Option<SystemTime>,
+    /// What the token grants where `subscribe = "token"`.
+    pub channels: Vec<Interest>,
+    /// The sub-protocol to name in the answer to a WebSocket handshake.
+    pub subprotocol: Option<&'static str>,
+}
+
+/// How a subscription is to be treated, by its namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// What happens when the client is slow.
+    pub slow: SlowPolicy,
+}
+
+/// What cannot be set up, although the configuration was judged good before: files change.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A key.
+    #[error("a key of `auth.public_keys` cannot be used: {0}")]
+    Key(String),
+    /// The client that fetches the key set.
+    #[error("no HTTP client for `auth.jwks_url`")]
+    Client(#[from] reqwest::Error),
+    /// A counter.
+    #[error("no metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl Auth {
+    /// Sets everything up; fetches nothing yet. `insecure` lifts development mode's rule for the `Host`, which a
+    /// node that listens on more than loopback could not be reached with.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn new(
+        config: &Config,
+        namespaces: Vec<Namespace>,
+        insecure: bool,
+        registry: &Registry,
+    ) -> Result<Arc<Self>, SetupError> {
+        let development = config.is_development();
+        let jwks = Jwks::new(config)?;
+        let verifier = Verifier::new(config, jwks.clone()).map_err(|error| SetupError::Key(error.to_string()))?;
+        Ok(Arc::new(Self {
+            verifier,
+            jwks,
+            api_keys: ApiKeys::new(&config.api_keys),
+            origins: Origins::new(config.origins.clone(), development, insecure),
+            rules: Rules::new(namespaces),
+            cookie: config.cookie.clone(),
+            development,
+            metrics: Metrics::new(registry)?,
+        }))
+    }
+
+    /// Keeps the issuer's keys fresh. Ends at once where no key set is configured, otherwise never.
+    pub async fn run(&self) {
+        if let Some(jwks) = &self.jwks {
+            Arc::clone(jwks).run().await;
+        }
+    }
+
+    /// Why tokens cannot be judged yet, for readiness; `None` where no key set is configured.
+    pub fn keys_missing(&self) -> Option<watch::Receiver<Option<String>>> {
+        self.jwks.as_ref().map(|jwks| jwks.missing())
+    }
+
+    /// Whether this is development mode.
+    pub fn is_development(&self) -> bool {
+        self.development
+    }
+
+    /// Checks `Origin` against the list, and in development mode `Host` as well.
+    ///
+    /// # Errors
+    /// [`AuthError::Forbidden`].
+    pub fn check_origin(&self, head: &Parts) -> Result<(), AuthError> {
+        match self.origins.judge(head) {
+            Verdict::NoOrigin | Verdict::Allowed | Verdict::AllowedByStar => Ok(()),
+            Verdict::Refused => Err(self.refuse(AuthError::Forbidden { reason: Forbidden::Origin })),
+            Verdict::ForeignHost => Err(self.refuse(AuthError::Forbidden { reason: Forbidden::Host })),
+        }
+    }
+
+    /// The value of `Access-Control-Allow-Origin`, when a page that may has sent the request. With `*` a browser
+    /// sends no cookies, so `Access-Control-Allow-Credentials` belongs only to other values.
+    pub fn allowed_origin(&self, head: &Parts) -> Option<HeaderValue> {
+        self.origins.answer(head)
+    }
+
+    /// Finds out who sent a request. May wait for the issuer's keys. Cancel safe.
+    ///
+    /// # Errors
+    /// [`AuthError::Unauthorized`] for a token that is not good, [`AuthError::Unavailable`] while no token can be judged.
+    pub async fn identify(&self, head: &Parts) -> Result<Identity, AuthError> {
+        let subprotocol = credential::subprotocol(head);
+        // A cookie comes along with whatever page made the browser send the request, so that page must be a known one.
+        let cookie_allowed = self.origins.judge(head) == Verdict::Allowed;
+        let Some(credential) = credential::find(head, self.cookie.as_deref(), cookie_allowed) else {
+            return Ok(Identity { subprotocol, ..Identity::default() });
+        };
+        match self.verifier.verify(&credential.token).await {
+            Ok(token) => {
+                Ok(Identity { user: Some(token.user), expires: token.expires, channels: token.channels, subprotocol })
+            }
+            Err(failure) => {
+                tracing::debug!(place = credential.place, reason = %failure, "token refused");
+                Err(self.refuse(failure.into()))
+            }
+        }
+    }
+
+    /// Whether a request comes from a backend: it has a good `X-API-Key`, or this is development mode.
+    ///
+    /// # Errors
+    /// [`AuthError::Unauthorized`] for a key that is not good.
+    pub fn backend(&self, head: &Parts) -> Result<bool, AuthError> {
+        if self.development {
+            return Ok(true);
+        }
+        match head.headers.get(api_key::HEADER) {
+            None => Ok(false),
+            Some(key) if self.api_keys.contains(key.as_bytes()) => Ok(true),
+            Some(_) => Err(self.refuse(AuthError::Unauthorized { reason: Unauthorized::BadApiKey })),
+        }
+    }
+
+    /// Whether somebody may hear everything that an interest can match.
+    ///
+    /// # Errors
+    /// [`AuthError::Unauthorized`] where signing in may help, [`AuthError::Forbidden`] where it was done and does not.
+    pub fn may_subscribe(&self, who: &Identity, interest: &Interest) -> Result<Policy, AuthError> {
+        self.judge_subscribe(who, interest).map_err(|error| self.refuse(error))
+    }
+
+    fn judge_subscribe(&self, who: &Identity, interest: &Interest) -> Result<Policy, AuthError> {
+        let policy = Policy { slow: self.rules.of(interest.base()).slow };
+        if let Some(owner) = interest.user() {
+            return match &who.user {
+                Some(user) if user.as_str() == owner => Ok(policy),
+                Some(_) => Err(AuthError::Forbidden { reason: Forbidden::OtherUser }),
+                None => Err(AuthError::Unauthorized { reason: Unauthorized::NoToken }),
+            };
+        }
+        if interest.base() == USERS && interest.depth() != Depth::Exact {
+            return Err(AuthError::Forbidden { reason: Forbidden::AllUsers });
+        }
+        for (rule, part) in self.rules.parts(interest) {
+            match (rule.subscribe, &who.user) {
+                (Subscribe::Anyone, _) | (Subscribe::SignedIn, Some(_)) => {}
+                (Subscribe::SignedIn | Subscribe::Token, None) => {
+                    return Err(AuthError::Unauthorized { reason: Unauthorized::NoToken });
+                }
+                (Subscribe::Token, Some(_)) if who.channels.iter().any(|grant| grant.covers(&part)) => {}
+                (Subscribe::Token, Some(_)) => return Err(AuthError::Forbidden { reason: Forbidden::NotGranted }),
+            }
+        }
+        Ok(policy)
+    }
+
+    /// Whether somebody may publish to a channel; `backend` is what [`Auth::backend`] said.
+    ///
+    /// # Errors
+    /// [`AuthError::Unauthorized`] where a token or key may help, [`AuthError::Forbidden`] where it does not.
+    pub fn may_publish(&self, who: &Identity, backend: bool, channel: &Channel) -> Result<(), AuthError> {
+        let error = match (self.rules.of(channel.as_str()).publish, &who.user) {
+            _ if backend => return Ok(()),
+            (Publish::Anyone, _) | (Publish::SignedIn, Some(_)) => return Ok(()),
+            (Publish::SignedIn, None) => AuthError::Unauthorized { reason: Unauthorized::NoToken },
+            (Publish::Backend, None) => AuthError::Unauthorized { reason: Unauthorized::NoApiKey },
+            (Publish::Backend, Some(_)) => AuthError::Forbidden { reason: Forbidden::BackendOnly },
+        };
+        Err(self.refuse(error))
+    }
+
+    fn refuse(&self, error: AuthError) -> AuthError {
+        self.metrics.failures.with_label_values(&[error.code()]).inc();
+        error
+    }
+}
+
+/// Why somebody is not let in, heard or served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// 401: what was shown, or not shown, proves nothing.
+    #[error("{}", reason.message())]
+    Unauthorized {
+        /// What is missing or wrong.
+        reason: Unauthorized,
+    },
+    /// 403: known, and not allowed.
+    #[error("{}", reason.message())]
+    Forbidden {
+        /// What is not allowed.
+        reason: Forbidden,
+    },
+    /// 503: tokens cannot be judged yet.
+    #[error("tokens cannot be checked yet, since the issuer's keys could not be loaded")]
+    Unavailable,
+}
+
+/// What is missing or wrong about a credential. Says no more about a bad one than that it is bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unauthorized {
+    /// A token is needed and there is none.
+    NoToken,
+    /// The token is not good.
+    BadToken,
+    /// The token was good once. Only its true owner learns this: the signature was checked before.
+    Expired,
+    /// An API key is needed and there is none.
+    NoApiKey,
+    /// The API key is not good.
+    BadApiKey,
+}
+
+/// What is not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forbidden {
+    /// The page's origin is not on the list.
+    Origin,
+    /// Development mode, asked for by another name than this machine's.
+    Host,
+    /// Another user's channel.
+    OtherUser,
+    /// A pattern over all users' channels.
+    AllUsers,
+    /// The token does not name the channel.
+    NotGranted,
+    /// Only a backend publishes here.
+    BackendOnly,
+}
+
+impl Unauthorized {
+    fn code(self) -> &'static str {
+        match self {
+            Self::NoToken => "token_required",
+            Self::BadToken => "invalid_token",
+            Self::Expired => "token_expired",
+            Self::NoApiKey => "api_key_required",
+            Self::BadApiKey => "invalid_api_key",
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::NoToken => {
+                "this needs a token: in `Authorization: Bearer`, as sub-protocol `bearer.<token>`, or as `?token=`"
+            }
+            Self::BadToken => "the token is not valid",
+            Self::Expired => "the token has expired",
+            Self::NoApiKey => "publishing here needs an API key in the header `X-API-Key`",
+            Self::BadApiKey => "the API key is not valid",
+        }
+    }
+
+    fn challenge(self) -> &'static str {
+        match self {
+            Self::NoToken => r#"Bearer realm="clarion""#,
+            Self::BadToken => r#"Bearer realm="clarion", error="invalid_token""#,
+            Self::Expired => r#"Bearer realm="clarion", error="invalid_token", error_description="expired""#,
+            Self::NoApiKey | Self::BadApiKey => r#"X-API-Key realm="clarion""#,
+        }
+    }
+}
+
+impl Forbidden {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Origin => "origin_not_allowed",
+            Self::Host => "host_not_allowed",
+            Self::OtherUser => "not_your_channel",
+            Self::AllUsers => "users_pattern",
+            Self::NotGranted => "not_granted",
+            Self::BackendOnly => "backend_only",
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::Origin => "pages of this origin may not connect: it is not in `auth.origins`",
+            Self::Host => {
+                "in development mode the broker answers to localhost, 127.0.0.1 and [::1] only; configure keys to serve other names"
+            }
+            Self::OtherUser => "only the user himself may subscribe to his channels",
+            Self::AllUsers => "nobody may subscribe to the channels of all users",
+            Self::NotGranted => "the token does not name this channel in `channels` or `subs`",
+            Self::BackendOnly => "only a backend with an API key may publish here",
+        }
+    }
+}
+
+impl AuthError {
+    /// The HTTP status.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The name of the error in answers and counters.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Unauthorized { reason } => reason.code(),
+            Self::Forbidden { reason } => reason.code(),
+            Self::Unavailable => "keys_unavailable",
+        }
+    }
+
+    /// What the client is told.
+    pub fn message(self) -> Cow<'static, str> {
+        self.to_string().into()
+    }
+
+    /// The `WWW-Authenticate` that a 401 comes with.
+    pub fn www_authenticate(self) -> Option<HeaderValue> {
+        match self {
+            Self::Unauthorized { reason } => Some(HeaderValue::from_static(reason.challenge())),
+            Self::Forbidden { .. } | Self::Unavailable => None,
+        }
+    }
+}
+
+impl From<Failure> for AuthError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::KeysUnavailable => Self::Unavailable,
+            Failure::Expired => Self::Unauthorized { reason: Unauthorized::Expired },
+            Failure::Malformed | Failure::UnknownKey | Failure::Signature | Failure::Claim(_) => {
+                Self::Unauthorized { reason: Unauthorized::BadToken }
+            }
+        }
+    }
+}
+
+struct Metrics {
+    failures: IntCounterVec,
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let opts = Opts::new("clarion_auth_failures_total", "Requests refused for who sent them, by reason.");
+        let failures = IntCounterVec::new(opts, &["reason"])?;
+        registry.register(Box::new(failures.clone()))?;
+        Ok(Self { failures })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Who may do what, with real keys; the issuer's server is in `tests/issuer.rs`.

@@ -1,0 +1,82 @@
+//! The `[limits]` table: bounds, and the times of a connection's life.
+
+use std::time::Duration;
+
+use clarion_protocol::limits;
+use serde::{Deserialize, Serialize};
+
+use super::{ByteSize, check::Judge};
+
+/// The `[limits]` table. Reasons for the defaults that are not given here stand in `clarion_protocol::limits`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of a payload.
+    pub payload: ByteSize,
+    /// Bytes that may wait for one connection.
+    pub outbox: ByteSize,
+    /// Channels of one connection.
+    pub channels_per_connection: usize,
+    /// Connections of this node; 0 is no limit.
+    pub connections: u32,
+    /// Connections of one user at this node; 0 is no limit.
+    pub per_user: u32,
+    /// Connections of one address at this node; 0 is no limit.
+    pub per_address: u32,
+    /// New connections a second, and as many at once after a quiet second; 0 is no limit. A core greets some thousands
+    /// a second with their tokens checked, and those who are already here must not wait for it.
+    pub accepts_per_second: u32,
+    /// How long a client may take to send its request head.
+    #[serde(with = "humantime_serde")]
+    pub handshake: Duration,
+    /// How often a WebSocket is pinged.
+    #[serde(with = "humantime_serde")]
+    pub ping: Duration,
+    /// How long a pinged peer may stay silent.
+    #[serde(with = "humantime_serde")]
+    pub pong: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            payload: ByteSize(limits::PAYLOAD_BYTES),
+            outbox: ByteSize(limits::OUTBOX_BYTES),
+            channels_per_connection: limits::CHANNELS_PER_CONNECTION,
+            connections: 0,
+            per_user: 0,
+            per_address: 0,
+            accepts_per_second: 5_000,
+            handshake: limits::HANDSHAKE_TIMEOUT,
+            ping: limits::PING_INTERVAL,
+            pong: limits::PONG_TIMEOUT,
+        }
+    }
+}
+
+/// Larger payloads are files, and no bus takes them.
+const LARGEST_PAYLOAD: ByteSize = ByteSize(16 << 20);
+/// What a frame or an event adds to a payload, generously.
+const OVERHEAD: usize = 4096;
+
+impl Limits {
+    pub(super) fn check(&self, judge: &mut Judge<'_>) {
+        if self.payload.bytes() == 0 || self.payload > LARGEST_PAYLOAD {
+            judge.found("limits.payload", self.payload, "1B to 16MiB", "send what is larger as a link to it");
+        }
+        if self.outbox.bytes() < self.payload.bytes() + OVERHEAD {
+            let expected = format!("at least limits.payload ({}) and 4KiB", self.payload);
+            judge.found("limits.outbox", self.outbox, &expected, "raise it, or lower limits.payload");
+        }
+        if self.channels_per_connection == 0 {
+            judge.found("limits.channels_per_connection", 0, "at least 1", "leave it out for 128");
+        }
+        let times = [("limits.handshake", self.handshake), ("limits.ping", self.ping), ("limits.pong", self.pong)];
+        for (key, time) in times {
+            if time < Duration::from_millis(100) || time > Duration::from_secs(3600) {
+                let value = humantime::format_duration(time);
+                judge.found(key, value, "100ms to 1h", "leave it out for the default");
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Event streams: one channel path, `/events` for many, `/me`.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{body::Body, extract::Request, response::Response};
+use clarion_protocol::{Interest, dialect::Dialect};
+use futures_util::StreamExt as _;
+use http::Method;
+
+use super::{Door, Knock, Wanted, Welcome};
+use crate::{
+    answer::{self, Problem},
+    node::Node,
+};
+
+/// Registers an event stream and makes its response.
+pub(super) async fn enter(
+    node: &Arc<Node>,
+    request: Request,
+    wanted: Wanted,
+    dialect: Dialect,
+) -> Result<Response, Problem> {
+    let (mut head, _body) = request.into_parts();
+    if head.method == Method::HEAD {
+        node.caller(&head).await?;
+        return Ok(answer::event_stream(Body::empty()));
+    }
+    let knock = Knock { door: Door::EventStream, dialect, wanted, upstream: None, greeting: answer::retry_line() };
+    match knock.ask(node, &mut head).await? {
+        Welcome::Elsewhere(response) => Ok(response),
+        Welcome::Here(ticket, _) => {
+            let events = ticket.into_stream().map(Ok::<_, Infallible>);
+            Ok(answer::event_stream(Body::from_stream(events)))
+        }
+    }
+}
+
+/// Reads `channel=a&channel=b/**`, each name once.
+pub(super) fn interests(query: &str, limit: usize) -> Result<Vec<Interest>, Problem> {
+    let mut interests = Vec::new();
+    for (_, name) in form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "channel") {
+        let interest = interest(&name)?;
+        if !interests.contains(&interest) {
+            interests.push(interest);
+        }
+        if interests.len() > limit {
+            let message = format!("a connection has at most {limit} channels");
+            return Err(Problem::bad_request("too_many_channels", message));
+        }
+    }
+    if interests.is_empty() {
+        let remedy = "/events needs at least one channel: /events?channel=news&channel=orders/**";
+        return Err(Problem::bad_request("no_channel", remedy));
+    }
+    Ok(interests)
+}
+
+/// One name from a query, where `%2F` and `/` are the same. It names itself in the error, since there may be many.
+fn interest(name: &str) -> Result<Interest, Problem> {
+    Interest::parse(name).map_err(|error| Problem::from(error).about(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_names_channels_and_patterns_once() {
+        let read = |query| interests(query, 3).map(|all| all.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(read("channel=a&token=x&channel=b%2Fc/**&channel=a").unwrap(), ["a", "b/c/**"]);
+        for (query, code) in [
+            ("", "no_channel"),
+            ("channels=a", "no_channel"),
+            ("channel=a&channel=b&channel=c&channel=d", "too_many_channels"),
+            ("channel=a//b", "bad_channel"),
+            ("channel=/**", "bad_channel"),
+            ("channel=rpc", "reserved"),
+        ] {
+            assert_eq!(read(query).unwrap_err().code(), code, "{query}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What a node says when it is up: where it is, and three commands to try.
+
+use clarion_broker::{
+    config::{Config, LogFormat},
+    server::Running,
+};
+
+/// For machines one record, for people the addresses and what to type.
+pub(crate) fn say(config: &Config, running: &Running) {
+    let (listen, admin, node) = (running.listen, running.admin, &running.node);
+    tracing::info!(%listen, %admin, %node, bus = %config.bus.url, version = env!("CARGO_PKG_VERSION"), "listening");
+    if config.log.format == LogFormat::Text {
+        print(&text(config, running));
+    }
+}
+
+fn text(config: &Config, running: &Running) -> String {
+    let (listen, admin) = (running.listen, running.admin);
+    let mode = if config.is_development() {
+        "\n  Development mode: no keys are configured, so everybody on this machine may hear and publish everything.\n  \
+         Tokens signed with the secret `development` are good here (`clarion token --user 42`)."
+    } else {
+        ""
+    };
+    let key = if config.is_development() { "" } else { " -H 'x-api-key: …'" };
+    let bus = match config.bus.url.kind() {
+        "redis" => format!("redis-cli PUBLISH {}:news hello", config.prefix),
+        "nats" => format!("nats pub {}.news hello", config.prefix),
+        _ => {
+            format!("curl -H 'content-type: application/json' -d '{{\"text\":\"paid\"}}'{key} http://{listen}/users/42")
+        }
+    };
+    let page = if config.is_development() { format!("\n  A page to try it: http://{listen}/") } else { String::new() };
+    format!(
+        "\nClarion {version}: node {node} on the bus {kind}\n  clients and publishers: http://{listen}\n  \
+         health and metrics:     http://{admin}{mode}\n\n  Try, in two terminals:\n    \
+         curl -N -H 'Accept: text/event-stream' http://{listen}/news\n    \
+         curl{key} -d 'data=hello' http://{listen}/news\n    {bus}\n{page}\n",
+        version = env!("CARGO_PKG_VERSION"),
+        node = running.node,
+        kind = config.bus.url.kind(),
+    )
+}
+
+#[expect(clippy::print_stderr, reason = "a greeting for the person who has just started it")]
+fn print(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,0 +1,246 @@
+//! Drives the bus: interest on the way down, publications on the way up, and what the bus delivers into the hub.
+//!
+//! Knows nothing of doors or of who may do what; whoever calls has asked already. It never keeps a message: what the bus
+//! does not take now is refused now.
+
+mod deliverer;
+#[cfg(test)]
+pub(crate) mod fake_bus;
+mod metrics;
+
+use std::{sync::Arc, time::Duration};
+
+use clarion_bus::{BusHandle, InterestId, Link, PublishError, SubscribeError, Topic};
+use clarion_protocol::{Address, Interest, Publication, limits};
+use futures_util::future;
+use smallvec::SmallVec;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+pub use deliverer::{Deliverer, Internal, Internals};
+pub use metrics::Metrics;
+
+/// The `[ingress]` table.
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How long a new connection waits for its interests to stand: a bus answers within milliseconds, so this is what
+    /// a reconnecting one may take before the client is better off being told to come back; half of the handshake's time.
+    #[serde(with = "humantime_serde")]
+    pub subscribe_timeout: Duration,
+    /// The largest payload that may be published, set from the broker's own limit.
+    #[serde(skip)]
+    pub max_payload: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { subscribe_timeout: limits::HANDSHAKE_TIMEOUT / 2, max_payload: limits::PAYLOAD_BYTES }
+    }
+}
+
+impl Config {
+    /// What is wrong with it: the key within the table and what is expected.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let zero = self.subscribe_timeout.is_zero();
+        zero.then(|| ("subscribe_timeout", "must be longer than nothing; 5s is usual".to_owned())).into_iter().collect()
+    }
+}
+
+/// The broker's side of the bus. Shared by the doors, which ask for interest, and by all ways in, which publish.
+pub struct Ingress {
+    bus: BusHandle,
+    config: Config,
+    metrics: Metrics,
+    /// Publications on their way. Closing waits for them.
+    publishing: TaskTracker,
+}
+
+impl Ingress {
+    /// Wraps a bus that was started with a [`Deliverer`], and shows the bus's own counters in `registry`.
+    ///
+    /// # Errors
+    /// When the registry knows a metric of one of these names already.
+    pub fn new(
+        bus: BusHandle,
+        config: Config,
+        metrics: &Metrics,
+        registry: &prometheus::Registry,
+    ) -> Result<Arc<Self>, prometheus::Error> {
+        metrics::show_bus(&bus, registry)?;
+        Ok(Arc::new(Self { bus, config, metrics: metrics.clone(), publishing: TaskTracker::new() }))
+    }
+
+    /// Asks the bus for interests and returns when all of them stand, or gives back those that do and says why not.
+    ///
+    /// Waits at most [`Config::subscribe_timeout`]. Cancel safe: a dropped call leaves no reference.
+    ///
+    /// # Errors
+    /// [`AcquireError`].
+    pub async fn acquire(self: &Arc<Self>, interests: &[Interest]) -> Result<Held, AcquireError> {
+        let all = future::try_join_all(interests.iter().map(|interest| self.hold(interest)));
+        let result = match tokio::time::timeout(self.config.subscribe_timeout, all).await {
+            Ok(result) => result.map(|references| Held::join(&self.bus, references)),
+            Err(_) => Err(AcquireError::Unavailable),
+        };
+        self.metrics.acquired(&result);
+        result
+    }
+
+    /// Publishes one message and returns when the bus has taken it.
+    ///
+    /// Cancel safe in that the message is published whole or refused even if nobody waits for the result any more.
+    ///
+    /// # Errors
+    /// [`PublishError`] tells whether the bus may have taken it.
+    pub async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+        let checked = self.check(&publication);
+        if checked.is_err() {
+            self.metrics.published(&checked);
+            return checked;
+        }
+        let (bus, metrics) = (self.bus.clone(), self.metrics.clone());
+        let publishing = self.publishing.spawn(async move {
+            let result = bus.publish(publication).await;
+            metrics.published(&result);
+            result
+        });
+        publishing.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// Publishes many, in order per channel; a result for each, in their order. Those that break a rule do not stop the others.
+    ///
+    /// Cancel safe as [`Ingress::publish`] is.
+    pub async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
+        let mut results: Vec<_> = publications.iter().map(|publication| self.check(publication)).collect();
+        results.iter().filter(|result| result.is_err()).for_each(|refused| self.metrics.published(refused));
+        let good: Vec<_> = publications.into_iter().zip(&results).filter(|(_, r)| r.is_ok()).map(|(p, _)| p).collect();
+        if good.is_empty() {
+            return results;
+        }
+        let (bus, metrics, count) = (self.bus.clone(), self.metrics.clone(), good.len());
+        let publishing = self.publishing.spawn(async move {
+            let answers = bus.publish_all(good).await;
+            answers.iter().for_each(|answer| metrics.published(answer));
+            answers
+        });
+        let mut answers = publishing.await.unwrap_or_else(|_| vec![Err(lost()); count]).into_iter();
+        for open in results.iter_mut().filter(|result| result.is_ok()) {
+            *open = answers.next().unwrap_or_else(|| Err(lost()));
+        }
+        results
+    }
+
+    /// Whether the bus is connected, and each change of it.
+    #[must_use]
+    pub fn link(&self) -> watch::Receiver<Link> {
+        self.bus.link()
+    }
+
+    /// `memory`, `redis` or `nats`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.bus.kind()
+    }
+
+    /// Waits for the publications on their way and closes the bus; what is published later is refused.
+    pub async fn close(&self) {
+        self.publishing.close();
+        self.publishing.wait().await;
+        self.bus.close().await;
+    }
+
+    /// What must hold before the bus is asked. Channels are never reserved ones, by their type.
+    fn check(&self, publication: &Publication) -> Result<(), PublishError> {
+        let (bytes, limit) = (publication.message.payload.len(), self.config.max_payload);
+        match &publication.address {
+            Address::Internal(name) => Err(PublishError::Refused(format!("`{name}` is the broker's own"))),
+            Address::Channel(_) if bytes > limit => Err(PublishError::TooLarge { bytes, limit }),
+            Address::Channel(_) => Ok(()),
+        }
+    }
+
+    async fn hold(&self, interest: &Interest) -> Result<Reference<'_>, AcquireError> {
+        let id = self.bus.subscribe(&Topic::Channels(interest.clone())).await?;
+        Ok(Reference { bus: &self.bus, id, kept: false })
+    }
+}
+
+/// What nobody can know when a publishing task ended without a word.
+fn lost() -> PublishError {
+    PublishError::Unknown("publishing was interrupted".to_owned())
+}
+
+/// One reference while the others are still waited for.
+struct Reference<'a> {
+    bus: &'a BusHandle,
+    id: InterestId,
+    kept: bool,
+}
+
+impl Drop for Reference<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.bus.unsubscribe(self.id);
+        }
+    }
+}
+
+/// References to interests that stand. Dropping it gives them back, at once and without blocking.
+#[must_use = "dropping it gives the interests back"]
+pub struct Held {
+    bus: BusHandle,
+    ids: SmallVec<[InterestId; 2]>,
+}
+
+impl Held {
+    fn join(bus: &BusHandle, references: Vec<Reference<'_>>) -> Self {
+        let keep = |mut reference: Reference<'_>| {
+            reference.kept = true;
+            reference.id
+        };
+        Self { bus: bus.clone(), ids: references.into_iter().map(keep).collect() }
+    }
+
+    /// What the bus calls them, in the order in which they were asked for.
+    #[must_use]
+    pub fn ids(&self) -> &[InterestId] {
+        &self.ids
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.ids.iter().for_each(|id| self.bus.unsubscribe(*id));
+    }
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Held").field(&self.ids).finish()
+    }
+}
+
+/// Why interests do not stand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AcquireError {
+    /// The bus never will, and why: this kind of bus has no such thing, or its server forbids it.
+    #[error("{0}")]
+    Refused(String),
+    /// Not now: the bus is not connected or did not answer in time.
+    #[error("the bus is not available")]
+    Unavailable,
+}
+
+impl From<SubscribeError> for AcquireError {
+    fn from(error: SubscribeError) -> Self {
+        match error {
+            SubscribeError::Refused(reason) => Self::Refused(reason),
+            SubscribeError::Closed => Self::Unavailable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! What the bus delivers: channels' messages go on to the hub, the broker's own to whoever counts the members.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use clarion_bus::{Delivery, Sink};
+use clarion_protocol::{Address, InternalName};
+use tokio::sync::mpsc;
+
+use super::Metrics;
+use crate::hub::Hub;
+
+/// How many internal messages may wait: ten heartbeats of a hundred nodes. What comes on top is dropped, since a heartbeat
+/// comes again and a question that is not answered says so, while waiting here would hold up everybody's messages.
+const INTERNAL_QUEUE: usize = 1_000;
+
+/// A message on one of the broker's own subjects.
+#[derive(Debug, Clone)]
+pub struct Internal {
+    /// Which subject.
+    pub name: InternalName,
+    /// What was said, copied out of the bus's read buffer.
+    pub payload: Bytes,
+}
+
+/// Where internal messages come out.
+pub type Internals = mpsc::Receiver<Internal>;
+
+/// The sink that a bus is started with.
+pub struct Deliverer {
+    hub: Hub,
+    internals: mpsc::Sender<Internal>,
+    metrics: Metrics,
+}
+
+impl Deliverer {
+    /// A sink for this hub, and where the internal messages come out.
+    #[must_use]
+    pub fn new(hub: Hub, metrics: &Metrics) -> (Self, Internals) {
+        let (internals, receiver) = mpsc::channel(INTERNAL_QUEUE);
+        (Self { hub, internals, metrics: metrics.clone() }, receiver)
+    }
+
+    /// Takes the internal messages out of a batch; the others stay in their order.
+    fn divert(&self, batch: &mut Vec<Delivery>) {
+        batch.retain(|delivery| {
+            let Address::Internal(name) = &delivery.address else { return true };
+            let payload = Bytes::copy_from_slice(&delivery.message.payload);
+            if self.internals.try_send(Internal { name: name.clone(), payload }).is_err() {
+                self.metrics.internal_dropped.inc();
+            }
+            false
+        });
+    }
+}
+
+#[async_trait]
+impl Sink for Deliverer {
+    async fn deliver(&self, batch: &mut Vec<Delivery>) {
+        // Nearly every batch holds none, and looking moves nothing.
+        if batch.iter().any(|delivery| matches!(delivery.address, Address::Internal(_))) {
+            self.divert(batch);
+        }
+        if !batch.is_empty() {
+            let bytes: usize = batch.iter().map(|delivery| delivery.message.payload.len()).sum();
+            self.metrics.messages.inc_by(batch.len() as u64);
+            self.metrics.bytes.inc_by(bytes as u64);
+            self.hub.dispatch(batch).await;
+        }
+    }
+
+    fn gap(&self) {
+        self.metrics.gaps.inc();
+        tracing::info!("the bus was interrupted; messages published meanwhile may be missing");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use clarion_bus::InterestId;
+    use clarion_protocol::{Channel, Interest, Message, dialect::Dialect};
+    use futures_util::StreamExt as _;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::hub::{self, ConnectionId, Open, Sender, SlowPolicy, Subscription, Upstream};
+
+    /// Nobody publishes here.
+    struct Nobody;
+
+    impl Upstream for Nobody {
+        fn received(&self, _: Sender, _: Channel, _: Bytes) {}
+    }
+
+    fn delivery(address: impl Into<Address>, payload: &'static str) -> Delivery {
+        Delivery {
+            interests: [InterestId(1)].into_iter().collect(),
+            address: address.into(),
+            message: Message::raw(payload),
+        }
+    }
+
+    fn internal(payload: &'static str) -> Delivery {
+        delivery(InternalName::parse("members").unwrap(), payload)
+    }
+
+    fn to_channel(payload: &'static str) -> Delivery {
+        delivery(Channel::parse("a").unwrap(), payload)
+    }
+
+    fn deliverer() -> (Deliverer, Internals, Hub, Metrics) {
+        let (registry, metrics) = (Registry::new(), Metrics::new(&Registry::new()).unwrap());
+        let hub = Hub::start(hub::Config::default(), Arc::new(Nobody), &registry).unwrap();
+        let (deliverer, internals) = Deliverer::new(hub.clone(), &metrics);
+        (deliverer, internals, hub, metrics)
+    }
+
+    #[tokio::test]
+    async fn channels_go_to_the_hub_and_internals_to_the_members() {
+        let (deliverer, mut internals, hub, metrics) = deliverer();
+        let interest = Interest::parse("a").unwrap();
+        let open = Open {
+            id: ConnectionId(1),
+            dialect: Dialect::Event,
+            subscriptions: vec![Subscription { id: InterestId(1), interest, slow: SlowPolicy::default() }],
+            user: None,
+            upstream: None,
+            expires: None,
+            greeting: Bytes::new(),
+            lease: Box::new(()),
+        };
+        let mut stream = hub.open(open).await.unwrap().into_stream();
+        let mut batch = vec![internal("one"), to_channel("first"), internal("two"), to_channel("second")];
+        deliverer.deliver(&mut batch).await;
+        assert!(batch.is_empty());
+        assert_eq!(internals.recv().await.unwrap().payload, "one");
+        assert_eq!(internals.recv().await.unwrap().payload, "two");
+        let mut heard = Vec::new();
+        let both = async {
+            while !heard.ends_with(b"data: second\n\n") {
+                heard.extend(stream.next().await.unwrap());
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+        let heard = String::from_utf8(heard).unwrap();
+        assert!(heard.contains("data: first\n\n") && !heard.contains("one"), "{heard}");
+        assert_eq!((metrics.messages.get(), metrics.bytes.get()), (2, 11), "internal ones are not counted");
+    }
+
+    #[tokio::test]
+    async fn internals_that_nobody_takes_hold_nobody_up() {
+        let (deliverer, mut internals, _hub, metrics) = deliverer();
+        let mut batch: Vec<_> = (0..INTERNAL_QUEUE + 5).map(|_| internal("beat")).collect();
+        deliverer.deliver(&mut batch).await;
+        assert_eq!(metrics.internal_dropped.get(), 5);
+        assert_eq!(internals.len(), INTERNAL_QUEUE);
+        internals.close();
+        deliverer.deliver(&mut vec![internal("beat")]).await;
+        assert_eq!(metrics.internal_dropped.get(), 6);
+    }
+}

@@ -1,0 +1,152 @@
+//! What ingress counts, and the bus's own counters as the registry shows them.
+
+use clarion_bus::{BusHandle, PublishError, Stats};
+use parking_lot::Mutex;
+use prometheus::{
+    IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use super::{AcquireError, Held};
+
+/// Handles to ingress's counters. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    taken: IntCounter,
+    not_taken: IntCounter,
+    unknown: IntCounter,
+    refused: IntCounter,
+    too_large: IntCounter,
+    acquired: IntCounter,
+    acquire_refused: IntCounter,
+    acquire_unavailable: IntCounter,
+    pub(super) gaps: IntCounter,
+    pub(super) internal_dropped: IntCounter,
+    pub(super) messages: IntCounter,
+    pub(super) bytes: IntCounter,
+}
+
+impl Metrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// When the registry knows one of these names already.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let published =
+            by_result(registry, "clarion_publishes_total", "Messages that this node was asked to publish.")?;
+        let acquired = by_result(registry, "clarion_acquires_total", "Requests for a connection's interests.")?;
+        let gaps = IntCounter::new("clarion_bus_gaps_total", "Interruptions after which messages may be missing.")?;
+        let internal_dropped =
+            IntCounter::new("clarion_internal_dropped_total", "Messages between nodes dropped since too many waited.")?;
+        let messages = IntCounter::new(
+            "clarion_ingress_messages_total",
+            "Channels' messages received from the bus, copies for several interests each counted.",
+        )?;
+        let bytes = IntCounter::new("clarion_ingress_bytes_total", "Bytes of their payloads.")?;
+        for counter in [&gaps, &internal_dropped, &messages, &bytes] {
+            registry.register(Box::new(counter.clone()))?;
+        }
+        let publish = |result| published.with_label_values(&[result]);
+        let acquire = |result| acquired.with_label_values(&[result]);
+        Ok(Self {
+            taken: publish("taken"),
+            not_taken: publish("not_taken"),
+            unknown: publish("unknown"),
+            refused: publish("refused"),
+            too_large: publish("too_large"),
+            acquired: acquire("held"),
+            acquire_refused: acquire("refused"),
+            acquire_unavailable: acquire("unavailable"),
+            gaps,
+            internal_dropped,
+            messages,
+            bytes,
+        })
+    }
+
+    pub(super) fn published(&self, result: &Result<(), PublishError>) {
+        match result {
+            Ok(()) => self.taken.inc(),
+            Err(PublishError::NotTaken(_)) => self.not_taken.inc(),
+            Err(PublishError::Unknown(_)) => self.unknown.inc(),
+            Err(PublishError::Refused(_)) => self.refused.inc(),
+            Err(PublishError::TooLarge { .. }) => self.too_large.inc(),
+        }
+    }
+
+    pub(super) fn acquired(&self, result: &Result<Held, AcquireError>) {
+        match result {
+            Ok(_) => self.acquired.inc(),
+            Err(AcquireError::Refused(_)) => self.acquire_refused.inc(),
+            Err(AcquireError::Unavailable) => self.acquire_unavailable.inc(),
+        }
+    }
+}
+
+fn by_result(registry: &Registry, name: &str, help: &str) -> Result<IntCounterVec, prometheus::Error> {
+    let counter = IntCounterVec::new(Opts::new(name, help), &["result"])?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+/// Shows the counters of a bus in a registry. They are read once per scrape, so that counting costs the bus nothing more.
+pub(super) fn show_bus(bus: &BusHandle, registry: &Registry) -> Result<(), prometheus::Error> {
+    registry.register(Box::new(BusStats::new(bus.clone())?))
+}
+
+/// Which of the bus's counters.
+type Read = fn(&Stats) -> u64;
+
+struct BusStats {
+    bus: BusHandle,
+    /// What was shown last: a Prometheus counter can only be added to.
+    shown: Mutex<Stats>,
+    interests: IntGauge,
+    subscriptions: IntGauge,
+    refused: IntGauge,
+    counters: [(IntCounter, Read); 6],
+}
+
+impl BusStats {
+    fn new(bus: BusHandle) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| IntCounter::new(format!("clarion_bus_{name}_total"), help);
+        Ok(Self {
+            bus,
+            shown: Mutex::default(),
+            interests: IntGauge::new("clarion_bus_interests", "Distinct interests of this node's connections.")?,
+            subscriptions: IntGauge::new("clarion_bus_subscriptions", "Subscriptions at the bus's server.")?,
+            refused: IntGauge::new("clarion_bus_refused", "Subscriptions that the bus's server refuses for now.")?,
+            counters: [
+                (counter("reconnects", "Connections of the subscriber link after the first.")?, |s| s.reconnects),
+                (counter("messages", "Messages received from the bus.")?, |s| s.messages),
+                (counter("bytes", "Bytes of the payloads received from the bus.")?, |s| s.bytes),
+                (counter("foreign", "Messages on subjects that are in no form of ours.")?, |s| s.foreign),
+                (counter("bad_envelopes", "Payloads like an envelope that are none.")?, |s| s.bad_envelopes),
+                (counter("oversize", "Messages dropped since their payload was too large.")?, |s| s.oversize),
+            ],
+        })
+    }
+}
+
+impl Collector for BusStats {
+    fn desc(&self) -> Vec<&Desc> {
+        let gauges = [&self.interests, &self.subscriptions, &self.refused].into_iter().flat_map(Collector::desc);
+        gauges.chain(self.counters.iter().flat_map(|(counter, _)| counter.desc())).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut shown = self.shown.lock();
+        let now = self.bus.stats();
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.interests.set(gauge(now.interests));
+        self.subscriptions.set(gauge(now.subscriptions));
+        self.refused.set(gauge(now.refused));
+        for (counter, read) in &self.counters {
+            counter.inc_by(read(&now).saturating_sub(read(&shown)));
+        }
+        *shown = now;
+        let gauges = [&self.interests, &self.subscriptions, &self.refused].into_iter().flat_map(Collector::collect);
+        gauges.chain(self.counters.iter().flat_map(|(counter, _)| counter.collect())).collect()
+    }
+}

@@ -1,0 +1,301 @@
+//! Who is in the cluster: heartbeats out and in, the ring that follows from them, and what nodes ask of each other.
+//!
+//! A node is in its own ring at once, so it serves whoever lands on it from the first moment. It listens before it speaks:
+//! when the others hear of it, it knows them, and a name that is taken is found before its holder is disturbed.
+//! The ring only makes routing cheap: whatever is decided here may be late or wrong, and every message still arrives.
+
+mod listen;
+mod metrics;
+mod online;
+mod roll;
+mod speak;
+mod view;
+
+use std::{sync::Arc, time::Duration};
+
+use clarion_bus::{BusHandle, PublishError};
+use clarion_protocol::{CloseCode, InternalName, NodeName, Publication, Uid, control, control::Control, limits};
+use clarion_ring::MAX_WEIGHT;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{hub::Hub, ingress::Internals};
+
+pub use metrics::Metrics;
+pub use online::Online;
+pub use view::{Home, Peer, View};
+
+/// How long leaving waits for its goodbye to be taken. Without it the others miss this node some seconds later.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The `[members]` table. The times must be the same on all nodes.
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How often a node says that it lives: cheap for a hundred nodes, and a death is noticed within seconds.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// How many heartbeats may be missed: one can be lost, and two be late.
+    pub missed: u32,
+    /// How long nobody is given up after this node could not hear: other nodes' links come back later than its own, by up
+    /// to the bus's longest pause between two attempts and the time of one, 5 s each.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+    /// How long `online` waits for answers: they take milliseconds, and somebody is waiting.
+    #[serde(with = "humantime_serde")]
+    pub online_timeout: Duration,
+    /// This node's share of the ring, 1 to 100, relative to the others'.
+    pub weight: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            interval: limits::HEARTBEAT_INTERVAL,
+            missed: limits::HEARTBEATS_MISSED,
+            grace: Duration::from_secs(10),
+            online_timeout: limits::ONLINE_TIMEOUT,
+            weight: 1,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with it: the key within the table and what is expected.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        if self.interval < Duration::from_millis(100) {
+            problems.push(("interval", "must be at least 100ms; 1s is usual".to_owned()));
+        }
+        if self.missed < 2 {
+            problems.push(("missed", "must be at least 2: one heartbeat can always be late".to_owned()));
+        }
+        if self.online_timeout.is_zero() {
+            problems.push(("online_timeout", "must be longer than nothing".to_owned()));
+        }
+        if !(1..=MAX_WEIGHT).contains(&self.weight) {
+            problems.push(("weight", format!("must be 1 to {MAX_WEIGHT}")));
+        }
+        problems
+    }
+}
+
+/// Who this node is to the others.
+#[derive(Debug, Clone)]
+pub struct Me {
+    /// Its name.
+    pub node: NodeName,
+    /// `host:port` at which other nodes reach it.
+    pub advertise: Option<String>,
+    /// The URL at which clients reach it.
+    pub public_url: Option<String>,
+}
+
+/// What the others may ask about this node's own connections.
+pub trait Here: Send + Sync + 'static {
+    /// How many there are.
+    fn connections(&self) -> usize;
+    /// How many a user has.
+    fn connections_of(&self, user: &str) -> usize;
+    /// Closes those of a user.
+    fn close_user(&self, user: &str);
+}
+
+impl Here for Hub {
+    fn connections(&self) -> usize {
+        Hub::connections(self)
+    }
+
+    fn connections_of(&self, user: &str) -> usize {
+        Hub::connections_of(self, user)
+    }
+
+    fn close_user(&self, user: &str) {
+        Hub::close_user(self, user, CloseCode::Disconnected);
+    }
+}
+
+/// This node's membership. Dropping it ends it without a goodbye, as a crash would.
+pub struct Members {
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+/// What the tasks share with the handle.
+struct Shared {
+    config: Config,
+    me: Me,
+    instance: String,
+    bus: BusHandle,
+    here: Arc<dyn Here>,
+    metrics: Metrics,
+    view: watch::Sender<Arc<View>>,
+    failed: watch::Sender<Option<MembersError>>,
+    questions: online::Questions,
+    /// Cancelled when this node wants to leave.
+    leaving: CancellationToken,
+    /// Cancelled when it has said so.
+    said_goodbye: CancellationToken,
+}
+
+impl Members {
+    /// Becomes a member as soon as the bus is connected. Returns at once, with a view of this node alone.
+    ///
+    /// `internals` is where the bus's sink puts the broker's own messages.
+    #[must_use]
+    pub fn start(
+        config: Config,
+        me: Me,
+        bus: BusHandle,
+        internals: Internals,
+        here: Arc<dyn Here>,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        let instance = uuid::Uuid::now_v7().to_string();
+        let view = listen::alone(&me, &instance, &config);
+        metrics.ring_members.set(1);
+        let shared = Arc::new(Shared {
+            config,
+            me,
+            instance,
+            bus,
+            here,
+            metrics,
+            view: watch::Sender::new(Arc::new(view)),
+            failed: watch::Sender::new(None),
+            questions: online::Questions::default(),
+            leaving: CancellationToken::new(),
+            said_goodbye: CancellationToken::new(),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run(shared.clone(), internals));
+        Arc::new(Self { shared, _tasks: tasks })
+    }
+
+    /// The cluster as it is known now, the counts of connections included.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view.borrow().clone()
+    }
+
+    /// Each change of who is here, where, and in which ring. Counts alone wake nobody.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.shared.view.subscribe()
+    }
+
+    /// Names this process among all there ever were.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.shared.instance
+    }
+
+    /// Where a user or channel is at home; here when the ring is empty.
+    #[must_use]
+    pub fn home(&self, key: &str) -> Home {
+        self.shared.view.borrow().home(key)
+    }
+
+    /// Counts a user's connection that landed here, as one at home or as a stray.
+    pub fn arrived(&self, home: &Home) {
+        match home {
+            Home::Here => self.shared.metrics.at_home.inc(),
+            Home::At(_) => self.shared.metrics.strays.inc(),
+        }
+    }
+
+    /// How many connections a user has, asked of all members. Waits at most [`Config::online_timeout`]. Cancel safe.
+    pub async fn online(&self, user: &Uid) -> Online {
+        self.shared.online(user).await
+    }
+
+    /// Closes all connections of a user, on all nodes; those here are closed whatever the bus says.
+    ///
+    /// Cancel safe: once called, the others are told even if nobody waits.
+    ///
+    /// # Errors
+    /// When the others may not have heard of it.
+    pub async fn disconnect(&self, user: &Uid) -> Result<(), PublishError> {
+        self.shared.here.close_user(user.as_str());
+        let (shared, control) = (self.shared.clone(), Control::Disconnect { user: user.as_str().to_owned() });
+        let telling = tokio::spawn(async move { shared.say(control::subject(control::CONTROL), &control).await });
+        telling.await.unwrap_or_else(|_| Err(PublishError::Unknown("telling the others was interrupted".to_owned())))
+    }
+
+    /// Leaves the ring: says goodbye and no heartbeat after it. Questions are still answered. Returns when the bus has
+    /// taken the goodbye, or after a second. Cancel safe.
+    pub async fn leave(&self) {
+        self.shared.leaving.cancel();
+        let mut view = self.watch();
+        let left = async {
+            self.shared.said_goodbye.cancelled().await;
+            // The sender lives as long as this handle, so waiting cannot fail.
+            let _ = view.wait_for(|view| view.leaving).await;
+        };
+        if tokio::time::timeout(GOODBYE_TIMEOUT, left).await.is_err() {
+            tracing::warn!("nobody took the goodbye; the other nodes will miss this one in a few seconds");
+        }
+    }
+
+    /// Waits until this node cannot go on as a member, and says why. Never, if all is well. Cancel safe.
+    pub async fn failed(&self) -> MembersError {
+        let mut failed = self.shared.failed.subscribe();
+        let error = failed.wait_for(Option::is_some).await.expect("the sender lives as long as this handle").clone();
+        error.expect("waited for it")
+    }
+}
+
+/// Why a node cannot be a member. It should exit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembersError {
+    /// Another process has the same name.
+    #[error(
+        "another node (process {instance}) is called `{node}` as well: give each a name of its own with --node or CLARION_NODE"
+    )]
+    NameTaken {
+        /// The name.
+        node: NodeName,
+        /// The other process.
+        instance: String,
+    },
+    /// The bus's server forbids the subjects on which nodes talk.
+    #[error("the bus refuses the internal subject `{subject}`, which every node needs: {reason}")]
+    Refused {
+        /// Which one.
+        subject: InternalName,
+        /// What the server says.
+        reason: String,
+    },
+}
+
+impl Shared {
+    /// Says something on an internal subject.
+    async fn say(&self, subject: InternalName, what: &impl serde::Serialize) -> Result<(), PublishError> {
+        let json = serde_json::to_vec(what).expect("control messages are plain data");
+        self.bus.publish(Publication::raw(subject, json)).await
+    }
+
+    fn fail(&self, error: MembersError) {
+        // The first reason is the one to show.
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert(error);
+            first
+        });
+    }
+}
+
+/// A member's life: first the ears, then the mouth.
+async fn run(shared: Arc<Shared>, internals: Internals) {
+    if let Err(error) = listen::subscribe(&shared).await {
+        if let Some(error) = error {
+            shared.fail(error);
+        }
+        return;
+    }
+    tokio::join!(listen::run(&shared, internals), speak::run(&shared));
+}
+
+#[cfg(test)]
+mod tests;

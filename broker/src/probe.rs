@@ -1,0 +1,145 @@
+//! Is the bus really delivering? A message to oneself every second, and the readiness that hangs on it.
+//!
+//! A subscription can be dead while its connection and all sockets look healthy; only a message that came back shows otherwise.
+
+mod ready;
+
+use std::time::Duration;
+
+use clarion_bus::{BusHandle, Link, ProbeError};
+use clarion_protocol::limits;
+use prometheus::{Histogram, HistogramOpts, IntCounter, Registry};
+use tokio::{
+    sync::watch,
+    time::{self, Instant},
+};
+
+pub use ready::{Ready, Reasons};
+
+/// The shortest time between two rebuilds: a link with many interests takes a while to come back, and each rebuild is a gap.
+const REBUILD_PAUSE: Duration = Duration::from_secs(10);
+
+/// The readiness reason that belongs to the bus.
+pub const BUS: &str = "bus";
+
+/// The `[probe]` table.
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The pause between two probes: a dead subscription should be seen within seconds, and one message a second is nothing.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// After how long a probe counts as late: longer than a busy bus takes, shorter than people's patience.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { interval: limits::PROBE_INTERVAL, timeout: limits::PROBE_TIMEOUT }
+    }
+}
+
+impl Config {
+    /// What is wrong with it: the key within the table and what is expected.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let fields = [("interval", self.interval), ("timeout", self.timeout)];
+        let zero = fields.into_iter().filter(|(_, duration)| duration.is_zero());
+        zero.map(|(key, _)| (key, "must be longer than nothing".to_owned())).collect()
+    }
+}
+
+/// What the probe measures.
+#[derive(Clone)]
+pub struct Metrics {
+    round_trip: Histogram,
+    late: IntCounter,
+    down: IntCounter,
+}
+
+impl Metrics {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// When the registry knows one of these names already.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        // From a bus on the same machine to one that is nearly late.
+        let buckets =
+            vec![0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0];
+        let help = "From sending a probe over the bus to having it back, over the slowest link.";
+        let round_trip =
+            Histogram::with_opts(HistogramOpts::new("clarion_probe_round_trip_seconds", help).buckets(buckets))?;
+        let late = IntCounter::new("clarion_probes_late_total", "Probes that did not come back in time.")?;
+        let down = IntCounter::new("clarion_probes_down_total", "Probes not sent since the bus was not connected.")?;
+        registry.register(Box::new(round_trip.clone()))?;
+        registry.register(Box::new(late.clone()))?;
+        registry.register(Box::new(down.clone()))?;
+        Ok(Self { round_trip, late, down })
+    }
+}
+
+/// Probes the bus for ever, and keeps its reason in `ready`.
+///
+/// Cancel safe: dropping the future ends it and leaves readiness as it was.
+pub async fn run(bus: BusHandle, config: Config, ready: Ready, metrics: Metrics) {
+    let mut link = bus.link();
+    let mut rebuilt = None;
+    loop {
+        let result = bus.probe(config.timeout).await;
+        judge(result, &bus, &ready, &metrics);
+        if result == Err(ProbeError::Late) && rebuilt.is_none_or(|at: Instant| at.elapsed() >= REBUILD_PAUSE) {
+            tracing::warn!("a probe over the bus is late; its subscriptions are made anew");
+            rebuilt = Some(Instant::now());
+            bus.rebuild();
+        }
+        pause(&mut link, config.interval, &ready).await;
+    }
+}
+
+/// Shows what came of a probe.
+fn judge(result: Result<Duration, ProbeError>, bus: &BusHandle, ready: &Ready, metrics: &Metrics) {
+    match result {
+        Ok(round_trip) => {
+            metrics.round_trip.observe(round_trip.as_secs_f64());
+            ready.set(BUS, None);
+        }
+        Err(error @ ProbeError::Late) => {
+            metrics.late.inc();
+            ready.set(BUS, Some(format!("the bus does not deliver: {error}")));
+        }
+        // It connects by itself; a rebuild would only disturb the attempt.
+        Err(ProbeError::Down) => {
+            metrics.down.inc();
+            ready.set(BUS, Some(why_down(&bus.link().borrow())));
+        }
+    }
+}
+
+/// Waits for the next probe's time, and turns readiness red at once when the link is lost before.
+async fn pause(link: &mut watch::Receiver<Link>, interval: Duration, ready: &Ready) {
+    let watching = async {
+        loop {
+            let state = link.borrow_and_update().clone();
+            if state != Link::Up {
+                ready.set(BUS, Some(why_down(&state)));
+            }
+            // A bus that is gone tells of no more changes: then the probes do.
+            if link.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    // Only the time ends it.
+    let _ = time::timeout(interval, watching).await;
+}
+
+fn why_down(link: &Link) -> String {
+    match link {
+        Link::Down(Some(why)) => format!("the bus is not connected: {why}"),
+        Link::Down(None) | Link::Up => "the bus is not connected".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! JSON-RPC 2.0 on `POST /rpc`, for backends.
+//!
+//! | code | meaning | `data.code` |
+//! | --- | --- | --- |
+//! | -32700 | the body is no JSON; `data` has `line` and `column` | `bad_json` |
+//! | -32600 | not a request, or too many in one batch | `bad_request` |
+//! | -32601 | there is no such method | `unknown_method` |
+//! | -32602 | the parameters are wrong; the message says which | `bad_params`, `bad_channel`, `reserved`, `bad_message`, `too_many_messages` |
+//! | -32603 | something broke here | `internal` |
+//! | -32000 | the bus surely did not take it: try again | `bus_unavailable` |
+//! | -32001 | the bus did not answer: it may have taken it or not | `bus_timeout` |
+//! | -32002 | the bus's rules forbid it | `bus_refused` |
+//! | -32003 | the payload is over the limit | `too_large` |
+//! | -32004 | this caller may not | `forbidden`, … |
+
+mod call;
+
+use std::{borrow::Cow, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+};
+use clarion_protocol::limits;
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    answer::Problem,
+    api::{self, body},
+    auth::{AuthError, Unauthorized},
+    node::{Caller, Node},
+};
+
+/// Errors of JSON-RPC itself.
+const PARSE_ERROR: i32 = -32700;
+const INVALID_REQUEST: i32 = -32600;
+const METHOD_NOT_FOUND: i32 = -32601;
+const INVALID_PARAMS: i32 = -32602;
+const INTERNAL_ERROR: i32 = -32603;
+
+/// Errors of Clarion, in the range that JSON-RPC leaves to servers.
+const BUS_UNAVAILABLE: i32 = -32000;
+const BUS_TIMEOUT: i32 = -32001;
+const BUS_REFUSED: i32 = -32002;
+const TOO_LARGE: i32 = -32003;
+const FORBIDDEN: i32 = -32004;
+
+/// One request, not looked into further than it must be.
+#[derive(Deserialize)]
+struct Call<'a> {
+    #[serde(borrow)]
+    jsonrpc: Cow<'a, str>,
+    #[serde(borrow)]
+    method: Cow<'a, str>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    /// Absent in a notification, which is not answered. `null` is an id.
+    #[serde(borrow, default, deserialize_with = "call::present")]
+    id: Option<&'a RawValue>,
+}
+
+/// Why a call has no result.
+#[derive(Debug)]
+struct Failure {
+    code: i32,
+    message: String,
+    data: Value,
+}
+
+impl Failure {
+    fn new(code: i32, word: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), data: json!({ "code": word }) }
+    }
+
+    fn request(message: &str) -> Self {
+        Self::new(INVALID_REQUEST, "bad_request", message)
+    }
+
+    fn parse(error: &serde_json::Error) -> Self {
+        let data = json!({ "code": "bad_json", "line": error.line(), "column": error.column() });
+        Self { code: PARSE_ERROR, message: error.to_string(), data }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let code = match problem.status() {
+            StatusCode::SERVICE_UNAVAILABLE => BUS_UNAVAILABLE,
+            StatusCode::GATEWAY_TIMEOUT => BUS_TIMEOUT,
+            StatusCode::PAYLOAD_TOO_LARGE => TOO_LARGE,
+            StatusCode::FORBIDDEN if problem.code() == "bus_refused" => BUS_REFUSED,
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => FORBIDDEN,
+            _ => INVALID_PARAMS,
+        };
+        Self::new(code, problem.code(), problem.message())
+    }
+}
+
+/// `POST /rpc`: one call, or an array of calls that are done in their order.
+///
+/// # Errors
+/// When this caller is no backend, or its body is too large.
+pub async fn rpc(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    let caller = node.caller(&head).await?;
+    if !caller.backend {
+        return Err(AuthError::Unauthorized { reason: Unauthorized::NoApiKey }.into());
+    }
+    let json = body::read(&head, body, limits::BATCH_BYTES).await?;
+    // Done to its end even when the caller hangs up: a batch that stops halfway helps nobody.
+    let answer = tokio::spawn(async move { answer_all(&node, &caller, &json).await }).await;
+    let answer = answer.unwrap_or_else(|error| {
+        tracing::error!(%error, "a remote procedure call broke");
+        Some(reply("null", Err(Failure::new(INTERNAL_ERROR, "internal", "something broke here"))))
+    });
+    Ok(answer.map_or_else(|| StatusCode::NO_CONTENT.into_response(), |answer| Json(answer).into_response()))
+}
+
+/// `None` when there were only notifications.
+async fn answer_all(node: &Arc<Node>, caller: &Caller, json: &[u8]) -> Option<Value> {
+    let whole: &RawValue = match serde_json::from_slice(json) {
+        Ok(whole) => whole,
+        Err(error) => return Some(reply("null", Err(Failure::parse(&error)))),
+    };
+    if !whole.get().starts_with('[') {
+        return answer_one(node, caller, whole).await;
+    }
+    let calls: Vec<&RawValue> = serde_json::from_str(whole.get()).expect("it is JSON and an array");
+    if calls.is_empty() || calls.len() > limits::BATCH_MESSAGES {
+        let message = format!("a batch has 1 to {} calls, this one has {}", limits::BATCH_MESSAGES, calls.len());
+        return Some(reply("null", Err(Failure::request(&message))));
+    }
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.extend(answer_one(node, caller, call).await);
+    }
+    (!answers.is_empty()).then(|| answers.into())
+}
+
+async fn answer_one(node: &Arc<Node>, caller: &Caller, json: &RawValue) -> Option<Value> {
+    let call: Call<'_> = match api::object(json.get()) {
+        Ok(call) => call,
+        Err(error) => return Some(reply("null", Err(Failure::request(&error)))),
+    };
+    if let Some(wrong) = call.wrong() {
+        return Some(reply("null", Err(Failure::request(wrong))));
+    }
+    let result = call::dispatch(node, caller, &call.method, call.params).await;
+    call.id.map(|id| reply(id.get(), result))
+}
+
+impl Call<'_> {
+    /// What makes this no request of JSON-RPC 2.0.
+    fn wrong(&self) -> Option<&'static str> {
+        let is_id = |id: &RawValue| !id.get().starts_with(['{', '[', 't', 'f']);
+        if self.jsonrpc != "2.0" {
+            Some("`jsonrpc` must be \"2.0\"")
+        } else if !self.id.is_none_or(is_id) {
+            Some("`id` must be a string, a number or null")
+        } else {
+            None
+        }
+    }
+}
+
+/// One answer. The id is JSON already and goes back as it came.
+fn reply(id: &str, result: Result<Value, Failure>) -> Value {
+    let id: Value = serde_json::from_str(id).unwrap_or_default();
+    match result {
+        Ok(result) => json!({ "jsonrpc": "2.0", "result": result, "id": id }),
+        Err(failure) => json!({
+            "jsonrpc": "2.0",
+            "error": { "code": failure.code, "message": failure.message, "data": failure.data },
+            "id": id,
+        }),
+    }
+}

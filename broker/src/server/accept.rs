@@ -1,0 +1,146 @@
+//! The accept loop: takes TCP connections, gives each its HTTP, and keeps going whatever comes.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    response::{IntoResponse, Response},
+};
+use http::{
+    HeaderValue, Request,
+    header::{ACCEPT, CONNECTION},
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::Service as _;
+
+use crate::{
+    admission::{Admission, TooMany},
+    answer::{self, Problem},
+    node::AcceptMetrics,
+};
+
+/// The pause after the first failed accept, and the longest: without one, a node out of file descriptors would spin.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// The largest request head: room for a token and many cookies.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// A listener and what it needs for each connection.
+pub(super) struct Acceptor {
+    /// The routes.
+    pub(super) routes: Router,
+    /// Whether the next connection is one too many for this moment; the admin listener knows no limit.
+    pub(super) admission: Option<Arc<Admission>>,
+    /// How long a request's head may take, and how long a connection may rest between requests.
+    pub(super) head_timeout: Duration,
+    pub(super) metrics: AcceptMetrics,
+    pub(super) reins: Reins,
+}
+
+/// By what a listener and its connections are held.
+#[derive(Clone, Default)]
+pub(super) struct Reins {
+    /// Cancelled when no more connections are to be taken.
+    pub(super) stop: CancellationToken,
+    /// Cancelled when those that are there are to end after the request they are at.
+    pub(super) finish: CancellationToken,
+    /// Every HTTP connection; upgraded ones have left.
+    pub(super) connections: TaskTracker,
+}
+
+impl Acceptor {
+    /// Accepts until told to stop.
+    pub(super) async fn run(self: Arc<Self>, listener: TcpListener) {
+        let mut pause = BACKOFF.0;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.reins.stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    pause = BACKOFF.0;
+                    self.take(socket, peer);
+                }
+                Err(error) if is_of_the_peer(&error) => self.metrics.failed.inc(),
+                Err(error) => {
+                    self.metrics.failed.inc();
+                    tracing::warn!(%error, ?pause, "accepting failed; trying again after a pause");
+                    let _ = time::timeout(pause, self.reins.stop.cancelled()).await;
+                    pause = (pause * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+
+    fn take(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
+        let busy = self.admission.as_ref().and_then(|admission| admission.accept().err());
+        match busy {
+            None => self.metrics.accepted.inc(),
+            Some(_) => self.metrics.limited.inc(),
+        }
+        // A message must not wait for the next one to fill a packet. Failing is a connection that is gone already.
+        let _ = socket.set_nodelay(true);
+        self.reins.connections.spawn(self.clone().serve(socket, peer, busy));
+    }
+
+    /// One connection's HTTP, until it is closed or upgraded.
+    async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, busy: Option<TooMany>) {
+        let routes = self.routes.clone();
+        let service = service_fn(move |request| answer(routes.clone(), request, peer, busy));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.head_timeout)
+            .max_buf_size(HEAD_BYTES)
+            .max_header_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(socket), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.reins.finish.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "an HTTP connection ended early");
+        }
+    }
+}
+
+/// Routes a request; one of a connection that was one too many is only told when to come back.
+async fn answer(
+    mut routes: Router,
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+    busy: Option<TooMany>,
+) -> Result<Response, Infallible> {
+    if let Some(busy) = busy {
+        return Ok(come_back(&request, busy));
+    }
+    request.extensions_mut().insert(ConnectInfo(peer));
+    routes.call(request.map(Body::new)).await
+}
+
+fn come_back(request: &Request<Incoming>, busy: TooMany) -> Response {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut response =
+        if accept.contains("text/event-stream") { answer::come_back() } else { Problem::from(busy).into_response() };
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Whether it was only this one connection that failed, before it was taken.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

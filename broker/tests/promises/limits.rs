@@ -1,0 +1,139 @@
+//! Every limit, with what passing it gets.
+
+use std::time::Duration;
+
+use clarion_testkit::{Reply, SseClient, SseItem, WsClient, eventually, http, within};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{ConfigFile, development, guarded, say, socket_of};
+
+#[tokio::test]
+async fn payloads_have_a_limit_on_every_way() {
+    let file = ConfigFile::new(
+        "[limits]\npayload = \"1KiB\"\n[[namespaces]]\nprefix = \"up\"\nsubscribe = \"anyone\"\npublish = \"anyone\"\n",
+    );
+    let node = guarded().args(["--config", file.path()]).start_ready().await;
+    let mut socket = WsClient::connect(&node.url("up")).await;
+    socket.send_text(&"x".repeat(1024)).await;
+    assert_eq!(socket.text().await.len(), 1024);
+    assert_eq!(crate::publish(&node, "up", &"x".repeat(1025)).await.code(), 413);
+    socket.send_text(&"x".repeat(1025)).await;
+    assert_eq!(socket.closed().await.0, 1009);
+}
+
+#[tokio::test]
+async fn a_user_and_an_address_have_so_many_connections() {
+    let file = ConfigFile::new("[limits]\nper_user = 2\nper_address = 3\n");
+    let node = guarded().args(["--config", file.path()]).start_ready().await;
+    let first = socket_of("42", &node.url("me")).connect().await.expect("the first");
+    let _second = socket_of("42", &node.url("me")).connect().await.expect("the second");
+    let third = socket_of("42", &node.url("me")).connect().await.unwrap_err();
+    assert_eq!(third.status, 429, "{}", third.body);
+    let _other = socket_of("43", &node.url("me")).connect().await.expect("another user");
+    let fourth = socket_of("44", &node.url("me")).connect().await.unwrap_err();
+    assert_eq!(fourth.status, 429, "the address is full: {}", fourth.body);
+    drop(first);
+    eventually("room again", async || socket_of("42", &node.url("me")).connect().await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_named_proxy_tells_the_address() {
+    let file = ConfigFile::new("trusted_proxies = [\"127.0.0.0/8\"]\n[limits]\nper_address = 1\n");
+    let node = guarded().args(["--config", file.path()]).start_ready().await;
+    let from = |address: &str| WsClient::request(&node.url("news")).header("x-forwarded-for", address);
+    let _first = from("203.0.113.1").connect().await.expect("the first");
+    let _other = from("203.0.113.2").connect().await.expect("another address");
+    assert_eq!(from("203.0.113.1").connect().await.unwrap_err().status, 429);
+    let spoofed = from("203.0.113.9, 203.0.113.2").connect().await.unwrap_err();
+    assert_eq!(spoofed.status, 429, "only the last address was written by the proxy");
+}
+
+#[tokio::test]
+async fn newcomers_queue_outside() {
+    let file = ConfigFile::new("[limits]\naccepts_per_second = 2\n");
+    let node = development().args(["--config", file.path()]).start_ready().await;
+    let mut let_in = Vec::new();
+    let mut refused = None;
+    for _ in 0..50 {
+        match WsClient::request(&node.url("news")).connect().await {
+            Ok(socket) => let_in.push(socket),
+            Err(answer) => {
+                refused = Some(answer);
+                break;
+            }
+        }
+    }
+    let refused = refused.expect("50 at once are too many");
+    assert_eq!(refused.status, 503);
+    let seconds: u32 = refused.headers["retry-after"].to_str().unwrap().parse().expect("seconds");
+    assert!((1..=60).contains(&seconds));
+    // An EventSource would give up on anything but 200: it is told to come back.
+    let mut told = None;
+    for _ in 0..50 {
+        let mut stream = SseClient::connect(&node.url("news")).await.expect("200 whatever happens");
+        let first = stream.next().await;
+        if matches!(stream.next_within(Duration::from_millis(200)).await, Some(SseItem::End)) {
+            told = Some(first);
+            break;
+        }
+    }
+    assert!(matches!(told, Some(SseItem::Retry(pause)) if pause >= Duration::from_millis(500)), "{told:?}");
+    let_in[0].send_text("ping").await;
+    assert_eq!(let_in[0].text().await, "pong", "those who are here do not notice");
+}
+
+#[tokio::test]
+async fn half_a_request_is_not_waited_for() {
+    let file = ConfigFile::new("[limits]\nhandshake = \"300ms\"\n");
+    let node = development().args(["--config", file.path()]).start_ready().await;
+    for sent in ["", "GET /news HTTP/1.1\r\nHost: localh"] {
+        let mut stream = TcpStream::connect(node.addr()).await.expect("the node listens");
+        stream.write_all(sent.as_bytes()).await.expect("it is sent");
+        let mut rest = Vec::new();
+        let end = within("the node closes", stream.read_to_end(&mut rest)).await;
+        assert!(end.is_err() || rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{sent:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_closed() {
+    let file = ConfigFile::new("[limits]\nping = \"200ms\"\npong = \"300ms\"\n");
+    let node = development().args(["--config", file.path()]).start_ready().await;
+    let mut answers = WsClient::connect(&node.url("news")).await;
+    let silent = WsClient::connect(&node.url("news")).await;
+    // Reading answers the pings; who does not read is silent.
+    let reads = async {
+        loop {
+            answers.next().await;
+        }
+    };
+    let closed = async {
+        let closes = async || node.metrics().await.sum_where("clarion_closes_total", "3012") >= 1.0;
+        eventually("the silent one is closed", closes).await;
+    };
+    tokio::select! {
+        () = reads => {}
+        () = closed => {}
+    }
+    let mut silent = silent;
+    assert_eq!(silent.closed().await.0, 3012);
+    say(&node, "news", "still here").await;
+    assert_eq!(answers.text().await, "still here");
+}
+
+#[tokio::test]
+async fn a_flood_of_heads_is_answered() {
+    let node = development().start_ready().await;
+    let large = http().get(node.url("news")).header("x-large", "x".repeat(1_000_000));
+    let long = http().get(node.url(&"x".repeat(70_000)));
+    for request in [large, long] {
+        // The node may close before it has read everything; then there is no answer.
+        if let Ok(response) = request.send().await {
+            assert!(matches!(response.status().as_u16(), 400 | 413 | 414 | 431), "{}", response.status());
+        }
+    }
+    assert_eq!(Reply::get(&node.admin_url("/health/live")).await.code(), 200);
+}

@@ -1,0 +1,345 @@
+//! The bus within one process: the default, and what tests with several nodes run on.
+//!
+//! It carries messages as they are, without writing them to bytes, and otherwise behaves as the others do: a copy per
+//! subscription, one order for all nodes, a bounded queue per node that drops what it cannot hold and then tells of the gap.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use clarion_protocol::{Address, Publication};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use crate::{
+    Bus, BusConfig, Delivery, InterestId, Link, ProbeError, PublishError, Sink, Stats, SubscribeError, Topic,
+    table::{Ids, Interests, Layout, Table},
+};
+
+/// What may wait for one node: as much as Redis lets wait for a subscriber before it cuts him off.
+const QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// What a message without payload counts for.
+const DELIVERY_BYTES: usize = size_of::<Delivery>();
+
+/// What the nodes of one process share.
+#[derive(Debug, Clone)]
+pub struct Server(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Held while a message is given to all, so that all see the same order.
+    nodes: Mutex<Vec<Arc<Node>>>,
+    queue_bytes: usize,
+}
+
+impl Server {
+    /// A server without nodes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_queue(QUEUE_BYTES)
+    }
+
+    /// A server that lets at most so many bytes wait for each node.
+    #[must_use]
+    pub fn with_queue(queue_bytes: usize) -> Self {
+        Self(Arc::new(Shared { nodes: Mutex::default(), queue_bytes }))
+    }
+
+    /// Gives a node its bus. Of the configuration only the prefix and the payload limit matter.
+    #[must_use]
+    pub fn attach(&self, config: &BusConfig, sink: Arc<dyn Sink>) -> Memory {
+        let interests = Interests::new(Layout::Redis, config.prefix.clone());
+        let node = Arc::new(Node {
+            bell: interests.bell(0),
+            interests,
+            queue: Mutex::default(),
+            link: watch::Sender::new(Link::Up),
+            cut: AtomicBool::new(false),
+            reconnects: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        });
+        self.0.nodes.lock().push(node.clone());
+        let pump = tokio::spawn(node.clone().pump(sink));
+        Memory { server: self.clone(), node, max_payload: config.max_payload, pump: Mutex::new(Some(pump)) }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One node's end of a [`Server`].
+#[derive(Debug)]
+pub struct Memory {
+    server: Server,
+    node: Arc<Node>,
+    max_payload: usize,
+    pump: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Memory {
+    /// Cuts this node off, as a network does that fails: what is on its way is lost, and the link is down.
+    pub fn cut(&self) {
+        let mut queue = self.node.queue.lock();
+        self.node.cut.store(true, Relaxed);
+        (queue.deliveries, queue.bytes) = (Vec::new(), 0);
+        drop(queue);
+        self.node.interests.lock().lost(0);
+        self.node.link.send_replace(Link::Down(Some("the link was cut".to_owned())));
+    }
+
+    /// Lets it back. The link is up, and the gap told of, when its interests stand again.
+    pub fn heal(&self) {
+        let mut queue = self.node.queue.lock();
+        if self.node.cut.swap(false, Relaxed) {
+            (queue.gap, queue.reconnected) = (true, true);
+        }
+        drop(queue);
+        self.node.bell.notify_one();
+    }
+
+    fn send(&self, publication: &Publication) -> Result<(), PublishError> {
+        let bytes = publication.message.payload.len();
+        if bytes > self.max_payload {
+            return Err(PublishError::TooLarge { bytes, limit: self.max_payload });
+        }
+        let nodes = self.server.0.nodes.lock();
+        if self.node.is_cut() {
+            return Err(PublishError::NotTaken("the link is down".to_owned()));
+        }
+        for node in nodes.iter().filter(|node| !node.is_cut()) {
+            node.offer(publication, self.server.0.queue_bytes);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Bus for Memory {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    async fn subscribe(&self, topic: &Topic) -> Result<InterestId, SubscribeError> {
+        self.node.interests.subscribe(topic).await
+    }
+
+    fn unsubscribe(&self, id: InterestId) {
+        self.node.interests.unsubscribe(id);
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+        self.send(&publication)
+    }
+
+    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
+        publications.iter().map(|publication| self.send(publication)).collect()
+    }
+
+    async fn probe(&self, timeout: Duration) -> Result<Duration, ProbeError> {
+        if self.node.is_cut() {
+            return Err(ProbeError::Down);
+        }
+        let started = Instant::now();
+        let (probe, back) = oneshot::channel();
+        self.node.queue.lock().probe = Some(probe);
+        self.node.bell.notify_one();
+        match tokio::time::timeout(timeout, back).await {
+            Ok(Ok(())) => Ok(started.elapsed()),
+            _ => Err(ProbeError::Late),
+        }
+    }
+
+    fn rebuild(&self) {
+        if !self.node.is_cut() {
+            self.cut();
+            self.heal();
+        }
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.node.link.subscribe()
+    }
+
+    fn stats(&self) -> Stats {
+        let table = self.node.interests.lock();
+        Stats {
+            interests: table.interests(),
+            subscriptions: table.standing(),
+            refused: table.refused(),
+            reconnects: self.node.reconnects.load(Relaxed),
+            messages: self.node.messages.load(Relaxed),
+            bytes: self.node.bytes.load(Relaxed),
+            ..Stats::default()
+        }
+    }
+
+    async fn close(&self) {
+        self.server.0.nodes.lock().retain(|node| !Arc::ptr_eq(node, &self.node));
+        self.node.interests.lock().close();
+        self.cut();
+        self.node.queue.lock().closed = true;
+        self.node.bell.notify_one();
+        let pump = self.pump.lock().take();
+        if let Some(pump) = pump {
+            // It ends by itself, and a panic in the sink was reported where it happened.
+            let _ = pump.await;
+        }
+        self.node.link.send_replace(Link::Down(Some("closed".to_owned())));
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.server.0.nodes.lock().retain(|node| !Arc::ptr_eq(node, &self.node));
+        self.node.queue.lock().closed = true;
+        self.node.bell.notify_one();
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    interests: Interests,
+    queue: Mutex<Queue>,
+    /// Rung for a message as well as for a subscription.
+    bell: Arc<Notify>,
+    link: watch::Sender<Link>,
+    cut: AtomicBool,
+    reconnects: AtomicU64,
+    messages: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What waits for a node.
+#[derive(Debug, Default)]
+struct Queue {
+    deliveries: Vec<Delivery>,
+    bytes: usize,
+    /// Something was lost since the gap was last told of.
+    gap: bool,
+    reconnected: bool,
+    probe: Option<oneshot::Sender<()>>,
+    closed: bool,
+}
+
+impl Node {
+    fn is_cut(&self) -> bool {
+        self.cut.load(Relaxed)
+    }
+
+    /// Queues a copy for each subscription of this node that matches.
+    fn offer(&self, publication: &Publication, limit: usize) {
+        let table = self.interests.lock();
+        let mut queue = self.queue.lock();
+        let before = queue.deliveries.len();
+        copies(&table, &publication.address, |address, interests| {
+            let cost = publication.message.payload.len() + DELIVERY_BYTES;
+            if queue.bytes + cost > limit {
+                queue.gap = true;
+            } else {
+                queue.bytes += cost;
+                queue.deliveries.push(Delivery {
+                    interests,
+                    address: address.clone(),
+                    message: publication.message.clone(),
+                });
+            }
+        });
+        // A queue that was not empty has rung already.
+        if before == 0 && !queue.deliveries.is_empty() {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Takes what waits and hands it on, until the node is closed.
+    async fn pump(self: Arc<Self>, sink: Arc<dyn Sink>) {
+        let mut batch = Vec::new();
+        loop {
+            self.bell.notified().await;
+            let reconnected = self.acknowledge();
+            let (gap, probe) = {
+                let mut queue = self.queue.lock();
+                if queue.closed {
+                    return;
+                }
+                std::mem::swap(&mut queue.deliveries, &mut batch);
+                queue.bytes = 0;
+                (std::mem::take(&mut queue.gap), queue.probe.take())
+            };
+            if let Some(probe) = probe {
+                // Whoever asked may have stopped waiting.
+                let _ = probe.send(());
+            }
+            if !batch.is_empty() {
+                self.messages.fetch_add(batch.len() as u64, Relaxed);
+                let bytes: usize = batch.iter().map(|delivery| delivery.message.payload.len()).sum();
+                self.bytes.fetch_add(bytes as u64, Relaxed);
+                sink.deliver(&mut batch).await;
+                batch.clear();
+            }
+            if gap {
+                sink.gap();
+            }
+            if reconnected {
+                self.reconnects.fetch_add(1, Relaxed);
+                self.link.send_if_modified(|link| {
+                    let up = !self.is_cut();
+                    if up {
+                        *link = Link::Up;
+                    }
+                    up
+                });
+            }
+        }
+    }
+
+    /// Says yes to all subscriptions that are asked for, unless the node is cut off. Returns whether it was until now.
+    fn acknowledge(&self) -> bool {
+        let mut table = self.interests.lock();
+        let mut queue = self.queue.lock();
+        if self.is_cut() {
+            return false;
+        }
+        for order in table.take(0, usize::MAX).join {
+            table.stood(order.ticket);
+        }
+        std::mem::take(&mut queue.reconnected)
+    }
+}
+
+/// Calls `give` for each subscription that matches: the exact one, and every pattern above.
+fn copies(table: &Table, address: &Address, mut give: impl FnMut(&Address, Ids)) {
+    let channel = match address {
+        Address::Internal(name) => {
+            if let Some((address, ids)) = table.internal(name.as_str().as_bytes()) {
+                give(address, ids);
+            }
+            return;
+        }
+        Address::Channel(channel) => channel.as_str(),
+    };
+    if let Some((address, ids)) = table.exact(channel.as_bytes()) {
+        give(address, ids);
+    }
+    if table.has_patterns() {
+        for (at, _) in channel.match_indices('/') {
+            if let Some(ids) = table.below(&channel.as_bytes()[..at], channel)
+                && !ids.is_empty()
+            {
+                give(address, ids);
+            }
+        }
+    }
+}

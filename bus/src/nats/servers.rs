@@ -1,0 +1,148 @@
+//! Which servers there are, and in what order they are tried.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use rand::seq::SliceRandom as _;
+use tokio::time::Instant;
+
+use crate::{HostPort, bus_url::host_port};
+
+/// How many servers are learnt from the servers themselves.
+const MAX_LEARNT: usize = 256;
+
+/// How long a server that failed or is leaving is tried last.
+const AVOIDED: Duration = Duration::from_secs(60);
+
+/// One server of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// Where it listens.
+    pub(crate) address: HostPort,
+    /// The name that its certificate must hold. A server learnt by its address has the name it was learnt under.
+    pub(crate) tls_name: String,
+}
+
+/// The servers that are configured and those that they told of. Shared by both connections of a node, so that both
+/// prefer the same server: then a message that a node publishes after it subscribed comes back without crossing a route.
+#[derive(Debug, Clone)]
+pub(crate) struct Servers(Arc<Mutex<Known>>);
+
+#[derive(Debug)]
+struct Known {
+    configured: Vec<Server>,
+    learnt: Vec<Server>,
+    preferred: Option<HostPort>,
+    avoided: Vec<(HostPort, Instant)>,
+}
+
+impl Servers {
+    /// These servers, one of them, drawn by lot, preferred: nodes spread over the cluster.
+    pub(crate) fn new(configured: &[HostPort]) -> Self {
+        let mut configured: Vec<_> = configured
+            .iter()
+            .map(|address| Server { address: address.clone(), tls_name: address.host.clone() })
+            .collect();
+        configured.shuffle(&mut rand::rng());
+        let preferred = configured.first().map(|server| server.address.clone());
+        Self(Arc::new(Mutex::new(Known { configured, learnt: Vec::new(), preferred, avoided: Vec::new() })))
+    }
+
+    /// All servers in the order to try them: the preferred one, the others by lot, those that lately failed at the end.
+    pub(crate) fn order(&self) -> Vec<Server> {
+        let mut known = self.0.lock();
+        let now = Instant::now();
+        known.avoided.retain(|(_, until)| *until > now);
+        let mut servers: Vec<_> = known.configured.iter().chain(&known.learnt).cloned().collect();
+        servers.shuffle(&mut rand::rng());
+        servers.sort_by_key(|server| {
+            let avoided = known.avoided.iter().any(|(address, _)| *address == server.address);
+            (avoided, known.preferred.as_ref() != Some(&server.address))
+        });
+        servers
+    }
+
+    /// The subscriber link stands there.
+    pub(crate) fn prefer(&self, address: &HostPort) {
+        let mut known = self.0.lock();
+        known.preferred = Some(address.clone());
+        known.avoided.retain(|(avoided, _)| avoided != address);
+    }
+
+    /// Where the subscriber link stands, or stood last.
+    pub(crate) fn preferred(&self) -> Option<HostPort> {
+        self.0.lock().preferred.clone()
+    }
+
+    /// This server failed or says that it is leaving.
+    pub(crate) fn avoid(&self, address: &HostPort) {
+        let mut known = self.0.lock();
+        known.avoided.retain(|(avoided, _)| avoided != address);
+        known.avoided.push((address.clone(), Instant::now() + AVOIDED));
+    }
+
+    /// What a server says about its cluster replaces what was learnt before; texts that are no server are passed over.
+    pub(crate) fn learn(&self, from: &Server, urls: &[String]) {
+        if urls.is_empty() {
+            return;
+        }
+        let mut known = self.0.lock();
+        let known = &mut *known;
+        known.learnt.clear();
+        for address in urls.iter().filter_map(|url| host_port(url, 4222).ok()) {
+            let mut all = known.configured.iter().chain(&known.learnt);
+            if known.learnt.len() < MAX_LEARNT && all.all(|server| server.address != address) {
+                let is_address = address.host.parse::<std::net::IpAddr>().is_ok();
+                let tls_name = if is_address { from.tls_name.clone() } else { address.host.clone() };
+                known.learnt.push(Server { address, tls_name });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(host: &str) -> HostPort {
+        HostPort { host: host.to_owned(), port: 4222 }
+    }
+
+    fn hosts(servers: &Servers) -> Vec<String> {
+        servers.order().into_iter().map(|server| server.address.host).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_preferred_first_and_those_that_failed_last() {
+        let servers = Servers::new(&[at("a"), at("b"), at("c")]);
+        assert_eq!(hosts(&servers)[0], hosts(&servers)[0]);
+        servers.prefer(&at("b"));
+        assert_eq!(hosts(&servers)[0], "b");
+        servers.avoid(&at("b"));
+        assert_eq!(hosts(&servers)[2], "b");
+        servers.avoid(&at("a"));
+        assert_eq!(hosts(&servers)[0], "c");
+        assert_eq!(hosts(&servers)[1], "b");
+        tokio::time::advance(AVOIDED).await;
+        assert_eq!(hosts(&servers)[0], "b");
+    }
+
+    #[tokio::test]
+    async fn servers_tell_of_others() {
+        let servers = Servers::new(&[at("nats.example.com")]);
+        let from = servers.order()[0].clone();
+        let urls = ["10.0.0.1:4222", "[::1]:5222", "b.example.com:4222", "nats.example.com:4222", "no port:x"];
+        servers.learn(&from, &urls.map(str::to_owned));
+        let mut learnt: Vec<_> = servers.order().into_iter().map(|s| (s.address.host, s.tls_name)).collect();
+        learnt.sort();
+        let expected = [
+            ("10.0.0.1", "nats.example.com"),
+            ("::1", "nats.example.com"),
+            ("b.example.com", "b.example.com"),
+            ("nats.example.com", "nats.example.com"),
+        ];
+        assert_eq!(learnt, expected.map(|(host, name)| (host.to_owned(), name.to_owned())));
+        servers.learn(&from, &[]);
+        assert_eq!(servers.order().len(), 4);
+    }
+}

@@ -1,0 +1,278 @@
+//! Redis and Valkey: one server, Sentinel, Cluster with classic or with sharded pub/sub.
+//!
+//! fred carries publishes. The way in is a subscriber link of our own, which costs a fraction and whose subscriptions
+//! stand when the server says so. Nothing here knows sockets.
+
+mod dial;
+mod intake;
+mod link;
+mod publish;
+mod shards;
+mod target;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use clarion_protocol::{Address, InternalName, Prefix, Publication};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    dial::Credentials,
+    intake::{Counters, Echo, Subjects},
+    link::Subscriber,
+    publish::Publisher,
+    shards::Shards,
+    target::Target,
+};
+use crate::{
+    Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, ProbeError, PubSub, PublishError, RedisUrl, Sink, Stats,
+    SubscribeError, Topic,
+    table::{Interests, Layout, Order, Reach},
+    tls,
+};
+
+/// Where the publishing connection stands among the links.
+const PUBLISHER: u16 = u16::MAX;
+/// Where what is known of a sharded cluster stands among the links.
+const TOPOLOGY: u16 = u16::MAX - 1;
+
+/// Starts a Redis bus.
+///
+/// # Errors
+/// Only for mistakes in the configuration.
+pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -> Result<BusHandle, ConfigError> {
+    let credentials = Credentials {
+        tls: url.tls.then(|| tls::client_config(config)).transpose()?,
+        user: url.user.clone(),
+        password: config.password.clone().or_else(|| url.password.clone()),
+        name: client_name(&config.client_name),
+        timeout: config.connect_timeout,
+    };
+    let sharded = config.pubsub == PubSub::Sharded;
+    let shared = Arc::new(Shared {
+        interests: Interests::new(if sharded { Layout::Sharded } else { Layout::Redis }, config.prefix.clone()),
+        prefix: config.prefix.clone(),
+        subjects: Subjects::new(&config.prefix, config.max_payload),
+        sink,
+        sharded,
+        counters: Counters::default(),
+        lanes: Mutex::default(),
+        link: watch::Sender::new(Link::Down(None)),
+        rebuild: watch::Sender::new(()),
+        moved: Notify::new(),
+        command_timeout: config.command_timeout,
+        reconnect_max: config.reconnect_max,
+    });
+    let publisher = Arc::new(Publisher::start(url, config, &credentials, sharded));
+    let redis = Redis {
+        shared,
+        publisher,
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+        probes: AtomicU64::new(0),
+    };
+    redis.shared.lanes.lock().insert(PUBLISHER, Lane { state: Link::Down(None), echo: None });
+    let (publisher, shared, stop) = (redis.publisher.clone(), redis.shared.clone(), redis.stop.clone());
+    redis.tasks.spawn(async move { publisher.watch(stop, |state| shared.report(PUBLISHER, state)).await });
+    if sharded {
+        redis.shared.lanes.lock().insert(TOPOLOGY, Lane { state: Link::Down(None), echo: None });
+        let (shared, tasks, stop) = (redis.shared.clone(), redis.tasks.clone(), redis.stop.clone());
+        redis.tasks.spawn(Shards::new(shared, url, credentials, tasks, stop).run());
+    } else {
+        let target = Target::new(url, credentials);
+        redis.shared.start_lane(0, target, redis.stop.child_token(), &redis.tasks);
+    }
+    Ok(Arc::new(redis))
+}
+
+/// `CLIENT SETNAME` takes printable ASCII without spaces.
+fn client_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_graphic() { c } else { '-' }).collect()
+}
+
+/// What the links of one bus share.
+struct Shared {
+    interests: Interests,
+    prefix: Prefix,
+    subjects: Subjects,
+    sink: Arc<dyn Sink>,
+    sharded: bool,
+    counters: Counters,
+    lanes: Mutex<BTreeMap<u16, Lane>>,
+    link: watch::Sender<Link>,
+    rebuild: watch::Sender<()>,
+    /// Rung when a shard says that it is no longer the one to ask.
+    moved: Notify,
+    command_timeout: Duration,
+    reconnect_max: Duration,
+}
+
+/// A link as the others see it.
+struct Lane {
+    state: Link,
+    /// The publishing connection has none.
+    echo: Option<Arc<Echo>>,
+}
+
+impl Shared {
+    /// Starts the link of a lane.
+    fn start_lane(self: &Arc<Self>, lane: u16, target: Target, retired: CancellationToken, tasks: &TaskTracker) {
+        let echo = Arc::new(Echo::new(self.echo_subject(lane)));
+        self.lanes.lock().insert(lane, Lane { state: Link::Down(None), echo: Some(echo.clone()) });
+        tasks.spawn(Subscriber { shared: self.clone(), lane, target, echo, retired }.run());
+    }
+
+    /// A subject that nobody else uses; in a sharded cluster one that this lane's shard serves.
+    fn echo_subject(&self, lane: u16) -> String {
+        // A shard with a single slot is found after some 16,384 tries, which take milliseconds.
+        for _ in 0..200_000 {
+            let name = format!("probe.{:016x}", rand::random::<u64>());
+            let name = InternalName::parse(&name).expect("hexadecimal digits are good in internal names").into();
+            if self.interests.lock().lane_of(&name) == lane {
+                return self.prefix.redis(&name);
+            }
+        }
+        format!("{}probe.none", self.internal())
+    }
+
+    /// Tells of a link's new state. The bus is up when all its links are.
+    fn report(&self, lane: u16, state: Link) {
+        let mut lanes = self.lanes.lock();
+        if let Some(lane) = lanes.get_mut(&lane) {
+            lane.state = state;
+        }
+        let down = lanes.values().map(|lane| &lane.state).find(|state| **state != Link::Up);
+        let state = down.cloned().unwrap_or(Link::Up);
+        // Under the lock, so that the last state told is the last one there was.
+        self.link.send_if_modified(|now| {
+            let changed = *now != state;
+            *now = state;
+            changed
+        });
+    }
+
+    /// How a part is written.
+    fn subject(&self, order: &Order) -> String {
+        match (order.reach, &order.base) {
+            (Reach::Exact, base) => self.prefix.redis(base),
+            (_, Address::Channel(base)) => self.prefix.redis_below(base.as_str()),
+            (_, Address::Internal(name)) => self.prefix.redis_below(name.as_str()),
+        }
+    }
+
+    /// What the broker's own subjects begin with.
+    fn internal(&self) -> String {
+        format!("{}:{}:", clarion_protocol::channel::RESERVED_PREFIX, self.prefix)
+    }
+}
+
+struct Redis {
+    shared: Arc<Shared>,
+    publisher: Arc<Publisher>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    probes: AtomicU64,
+}
+
+impl Redis {
+    /// Sends a number to one link and waits for it.
+    async fn probe_one(&self, echo: Arc<Echo>) -> Result<(), ProbeError> {
+        let number = self.probes.fetch_add(1, Relaxed) + 1;
+        let mut heard = echo.heard.subscribe();
+        match self.publisher.send(echo.subject(), number.to_string().into()).await {
+            Ok(()) => {}
+            Err(PublishError::NotTaken(_)) => return Err(ProbeError::Down),
+            Err(_) => return Err(ProbeError::Late),
+        }
+        heard.wait_for(|heard| *heard >= number).await.map(drop).map_err(|_| ProbeError::Down)
+    }
+}
+
+#[async_trait]
+impl Bus for Redis {
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    async fn subscribe(&self, topic: &Topic) -> Result<InterestId, SubscribeError> {
+        self.shared.interests.subscribe(topic).await
+    }
+
+    fn unsubscribe(&self, id: InterestId) {
+        self.shared.interests.unsubscribe(id);
+    }
+
+    async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+        self.not_closed()?;
+        self.publisher.publish(&publication).await
+    }
+
+    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
+        if let Err(error) = self.not_closed() {
+            return vec![Err(error); publications.len()];
+        }
+        self.publisher.publish_all(&publications).await
+    }
+
+    async fn probe(&self, timeout: Duration) -> Result<Duration, ProbeError> {
+        if *self.shared.link.borrow() != Link::Up {
+            return Err(ProbeError::Down);
+        }
+        let echoes: Vec<_> = self.shared.lanes.lock().values().filter_map(|lane| lane.echo.clone()).collect();
+        let started = Instant::now();
+        let all = futures_util::future::try_join_all(echoes.into_iter().map(|echo| self.probe_one(echo)));
+        match tokio::time::timeout(timeout, all).await {
+            Ok(all) => all.map(|_| started.elapsed()),
+            Err(_) => Err(ProbeError::Late),
+        }
+    }
+
+    fn rebuild(&self) {
+        self.shared.rebuild.send_replace(());
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.shared.link.subscribe()
+    }
+
+    fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        self.shared.counters.fill(&mut stats);
+        let table = self.shared.interests.lock();
+        (stats.interests, stats.subscriptions, stats.refused) = (table.interests(), table.standing(), table.refused());
+        stats
+    }
+
+    async fn close(&self) {
+        self.shared.interests.lock().close();
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.publisher.close().await;
+    }
+}
+
+impl Redis {
+    fn not_closed(&self) -> Result<(), PublishError> {
+        if self.stop.is_cancelled() { Err(PublishError::NotTaken("the bus is closed".to_owned())) } else { Ok(()) }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

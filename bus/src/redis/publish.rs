@@ -1,0 +1,206 @@
+//! Publishing, by fred. It must never keep a message for later: what cannot be sent now is the publisher's to send again.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use clarion_protocol::{Prefix, Publication, envelope};
+use fred::{
+    clients::WithOptions,
+    error::{Error, ErrorKind},
+    interfaces::{ClientLike as _, EventInterface as _, PubsubInterface as _},
+    types::{
+        Builder, ClientState, Value,
+        config::{
+            ConnectionConfig, Options, PerformanceConfig, ReconnectPolicy, Server, ServerConfig, TlsConnector,
+            UnresponsiveConfig,
+        },
+    },
+};
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::dial::Credentials;
+use crate::{BusConfig, Link, PublishError, RedisMode, RedisUrl};
+
+/// The connection on which this node publishes.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    client: WithOptions<fred::clients::Client>,
+    prefix: Prefix,
+    max_payload: usize,
+    sharded: bool,
+    /// Counts what went wrong with the connection. A message that was given to one and answered on the next had to
+    /// wait in between, and may have left before the subscribers were back.
+    epoch: AtomicU64,
+}
+
+impl Publisher {
+    /// Starts to connect, and goes on for ever.
+    pub(crate) fn start(url: &RedisUrl, config: &BusConfig, credentials: &Credentials, sharded: bool) -> Self {
+        let mut redis = fred::types::config::Config {
+            fail_fast: false,
+            username: credentials.user.clone(),
+            password: credentials.password.as_ref().map(|password| password.expose().to_owned()),
+            server: server(url),
+            ..fred::types::config::Config::default()
+        };
+        redis.tls = credentials.tls.clone().map(|tls| TlsConnector::Rustls(tls.into()).into());
+        let mut builder = Builder::from_config(redis);
+        let timeout = config.command_timeout;
+        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        builder
+            .set_performance_config(PerformanceConfig { default_command_timeout: timeout, ..Default::default() })
+            .set_connection_config(ConnectionConfig {
+                connection_timeout: config.connect_timeout,
+                internal_command_timeout: timeout,
+                max_command_attempts: 1,
+                auto_client_setname: true,
+                unresponsive: UnresponsiveConfig { max_timeout: Some(timeout), interval: Duration::from_secs(1) },
+                ..ConnectionConfig::default()
+            });
+        let mut policy = ReconnectPolicy::new_exponential(0, 100, millis(config.reconnect_max), 2);
+        policy.set_jitter(100);
+        builder.set_policy(policy);
+        let client = builder.build().expect("a configuration with a server is complete");
+        // The task ends when the client quits; what goes wrong before shows in every publish.
+        drop(client.connect());
+        let options = Options { fail_fast: true, max_attempts: Some(1), timeout: Some(timeout), ..Options::default() };
+        let client = client.with_options(&options);
+        let epoch = AtomicU64::new(0);
+        Self { client, prefix: config.prefix.clone(), max_payload: config.max_payload, sharded, epoch }
+    }
+
+    /// Tells of the connection's state whenever it changes, until `stop`.
+    pub(crate) async fn watch(&self, stop: CancellationToken, report: impl Fn(Link)) {
+        let mut errors = self.client.error_rx();
+        let mut why = None;
+        loop {
+            let up = self.client.state() == ClientState::Connected;
+            report(if up { Link::Up } else { Link::Down(why.clone()) });
+            // fred tells of errors before it forgets the connection and of connections before it counts on them.
+            let pause = if up { Duration::from_millis(500) } else { Duration::from_millis(20) };
+            tokio::select! {
+                error = errors.recv() => {
+                    self.epoch.fetch_add(1, Relaxed);
+                    why = error.ok().map(|(error, _)| error.details().to_owned()).or(why);
+                }
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Publishes one message.
+    pub(crate) async fn publish(&self, publication: &Publication) -> Result<(), PublishError> {
+        let bytes = publication.message.payload.len();
+        if bytes > self.max_payload {
+            return Err(PublishError::TooLarge { bytes, limit: self.max_payload });
+        }
+        let subject = self.prefix.redis(&publication.address);
+        self.send(subject, Value::Bytes(envelope::seal(&publication.message))).await
+    }
+
+    /// Publishes many at once; they leave in their order.
+    pub(crate) async fn publish_all(&self, publications: &[Publication]) -> Vec<Result<(), PublishError>> {
+        join_all(publications.iter().map(|publication| self.publish(publication))).await
+    }
+
+    /// Publishes bytes on a subject, whatever they are.
+    pub(crate) async fn send(&self, subject: String, payload: Value) -> Result<(), PublishError> {
+        let epoch = self.epoch.load(Relaxed);
+        let result: Result<i64, Error> = if self.sharded {
+            self.client.spublish(subject, payload).await
+        } else {
+            self.client.publish(subject, payload).await
+        };
+        match result {
+            Ok(_) if self.epoch.load(Relaxed) != epoch => {
+                Err(PublishError::Unknown("the connection was lost meanwhile".to_owned()))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(judge(&error)),
+        }
+    }
+
+    /// Ends the connection.
+    pub(crate) async fn close(&self) {
+        // A server that is not there hears no goodbye.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.client.quit()).await;
+    }
+}
+
+/// What fred says when it fails fast: nothing was written.
+const FAILED_FAST: &str = "Connection closed unexpectedly.";
+/// What fred says when there is no connection to write to.
+const NO_ROUTE: &str = "Failed to route command.";
+
+/// What an error of fred means for the message. Whatever is not surely one or the other, nobody knows.
+fn judge(error: &Error) -> PublishError {
+    let text = error.details().to_owned();
+    if ["NOPERM", "NOAUTH", "WRONGPASS"].iter().any(|word| text.starts_with(word)) {
+        return PublishError::Refused(text);
+    }
+    match error.kind() {
+        ErrorKind::Canceled if text == FAILED_FAST => PublishError::NotTaken(text),
+        ErrorKind::Routing | ErrorKind::Backpressure => PublishError::NotTaken(text),
+        ErrorKind::Unknown if text == NO_ROUTE || text.contains("not initialized") => PublishError::NotTaken(text),
+        ErrorKind::Auth => PublishError::Refused(text),
+        // These kinds are of the connection, whatever their text is like.
+        ErrorKind::IO | ErrorKind::Tls | ErrorKind::Timeout | ErrorKind::Protocol | ErrorKind::Parse => {
+            PublishError::Unknown(text)
+        }
+        _ if is_answer(&text) => PublishError::NotTaken(text),
+        _ => PublishError::Unknown(text),
+    }
+}
+
+/// Whether an error is the server's own answer: they begin with a word in capitals, `LOADING` or `READONLY`.
+fn is_answer(text: &str) -> bool {
+    let word = text.split(' ').next().unwrap_or_default();
+    word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+fn server(url: &RedisUrl) -> ServerConfig {
+    let hosts = || url.servers.iter().map(|server| Server::new(server.host.as_str(), server.port)).collect();
+    match &url.mode {
+        RedisMode::Standalone => {
+            ServerConfig::Centralized { server: Server::new(url.servers[0].host.as_str(), url.servers[0].port) }
+        }
+        RedisMode::Sentinel { master, user, password } => ServerConfig::Sentinel {
+            hosts: hosts(),
+            service_name: master.clone(),
+            username: user.clone(),
+            password: password.as_ref().map(|password| password.expose().to_owned()),
+        },
+        RedisMode::Cluster => ServerConfig::Clustered { hosts: hosts(), policy: Default::default() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_surely_not_taken_is_safe_to_send_again() {
+        let judged = |kind, text: &'static str| judge(&Error::new(kind, text));
+        for (kind, text) in [
+            (ErrorKind::Canceled, FAILED_FAST),
+            (ErrorKind::Unknown, NO_ROUTE),
+            (ErrorKind::Cluster, "CLUSTERDOWN Hash slot not served"),
+            (ErrorKind::Unknown, "LOADING Redis is loading the dataset in memory"),
+        ] {
+            assert!(matches!(judged(kind, text), PublishError::NotTaken(_)), "{text}");
+        }
+        for (kind, text) in [
+            (ErrorKind::Canceled, "Canceled."),
+            (ErrorKind::IO, "EOF"),
+            (ErrorKind::Timeout, "Request timed out."),
+            (ErrorKind::Unknown, "Unexpected."),
+        ] {
+            assert!(matches!(judged(kind, text), PublishError::Unknown(_)), "{text}");
+        }
+        assert!(matches!(judged(ErrorKind::Unknown, "NOPERM no"), PublishError::Refused(_)));
+    }
+}

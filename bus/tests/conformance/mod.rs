@@ -1,0 +1,205 @@
+//! One suite that every bus passes. Each test is a promise of `Bus`; each bus brings a [`Rig`] that starts a real server and
+//! can do to it what happens to servers. `suite!` makes the tests.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    dead_code,
+    unused_imports,
+    reason = "one suite for buses of which each uses its part"
+)]
+
+mod faults;
+mod load;
+mod messages;
+mod recorder;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use clarion_bus::{BusConfig, BusHandle, InterestId, Link, PublishError, Sink, Topic};
+use clarion_protocol::{Channel, Interest, Publication};
+use clarion_testkit::{eventually, within};
+
+pub(crate) use self::{faults::*, load::*, messages::*, recorder::*};
+
+/// A server for one test, and what can be done to it.
+#[async_trait]
+pub(crate) trait Rig: Send + Sync {
+    /// How a node reaches it.
+    fn config(&self) -> BusConfig;
+
+    /// Starts a node's bus.
+    fn connect(&self, config: BusConfig, sink: Arc<dyn Sink>) -> BusHandle {
+        clarion_bus::connect(&config, sink).expect("the rig's configuration is good")
+    }
+
+    /// Publishes as a backend does that does not know Clarion.
+    async fn backend(&self, channel: &str, payload: &[u8]);
+
+    /// Kills the server and starts it again. False where there is none.
+    async fn restart(&mut self) -> bool {
+        false
+    }
+
+    /// Kills the server until [`Rig::restart`]. False where there is none.
+    async fn stop(&mut self) -> bool {
+        false
+    }
+
+    /// Freezes the server, whose connections stay open, or lets it go on. False where there is none.
+    async fn freeze(&self, _frozen: bool) -> bool {
+        false
+    }
+
+    /// Closes the nodes' subscriber connections at the server, or what comes nearest to it.
+    async fn kill_connections(&self) -> bool {
+        false
+    }
+
+    /// The configuration of a client that may use everything but the channel `forbidden` and what lies below it.
+    async fn restricted(&self) -> Option<BusConfig> {
+        None
+    }
+
+    /// The server's memory in bytes.
+    async fn server_memory(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether patterns can be subscribed to.
+    fn patterns(&self) -> bool {
+        true
+    }
+
+    /// The most that may wait for a subscriber at the server, where the rig has set it low.
+    fn slow_reader_is_cut(&self) -> bool {
+        false
+    }
+
+    /// How many subscriber links a node has.
+    fn links(&self) -> u64 {
+        1
+    }
+
+    /// The address at which a server listens that accepts and never answers, written as this bus's URL.
+    fn url_of(&self, _address: std::net::SocketAddr) -> Option<String> {
+        None
+    }
+}
+
+/// A node: its bus, and what it hears.
+pub(crate) struct Node {
+    pub(crate) bus: BusHandle,
+    pub(crate) heard: Arc<Recorder>,
+}
+
+impl Node {
+    /// A node that is connected.
+    pub(crate) async fn up(rig: &dyn Rig) -> Self {
+        Self::with(rig, rig.config()).await
+    }
+
+    pub(crate) async fn with(rig: &dyn Rig, config: BusConfig) -> Self {
+        let node = Self::started(rig, config);
+        node.link_up().await;
+        node
+    }
+
+    /// A node that may not be connected yet.
+    pub(crate) fn started(rig: &dyn Rig, config: BusConfig) -> Self {
+        let heard = Arc::new(Recorder::default());
+        Self { bus: rig.connect(config, heard.clone()), heard }
+    }
+
+    pub(crate) async fn link_up(&self) {
+        let mut link = self.bus.link();
+        within("the link is up", link.wait_for(|link| *link == Link::Up)).await.unwrap();
+    }
+
+    pub(crate) async fn link_down(&self) {
+        let mut link = self.bus.link();
+        within("the link is down", link.wait_for(|link| *link != Link::Up)).await.unwrap();
+    }
+
+    pub(crate) async fn subscribe(&self, interest: &str) -> InterestId {
+        within(interest, self.bus.subscribe(&topic(interest))).await.unwrap()
+    }
+
+    pub(crate) async fn publish(&self, channel: &str, payload: &str) {
+        eventually("the bus takes a message", || self.bus.publish(message(channel, payload))).await;
+    }
+
+    /// Publishes until this node hears it, which it does when its subscription is really back.
+    pub(crate) async fn until_heard(&self, channel: &str, payload: &str) {
+        eventually("a message comes through", async || {
+            let taken = self.bus.publish(message(channel, payload)).await;
+            let deadline = std::time::Duration::from_millis(300);
+            let heard = tokio::time::timeout(
+                deadline,
+                self.heard.wait(|all| all.iter().any(|one| one.payload == payload.as_bytes())),
+            );
+            taken.is_ok() && heard.await.is_ok()
+        })
+        .await;
+    }
+}
+
+pub(crate) fn topic(interest: &str) -> Topic {
+    Interest::parse(interest).unwrap().into()
+}
+
+pub(crate) fn message(channel: &str, payload: &str) -> Publication {
+    Publication::raw(Channel::parse(channel).unwrap(), payload.to_owned())
+}
+
+/// Whether an error says that the message was not published, or may not have been.
+pub(crate) fn is_lost(result: &Result<(), PublishError>) -> bool {
+    matches!(result, Err(PublishError::NotTaken(_) | PublishError::Unknown(_)))
+}
+
+/// Writes a test for each promise. The argument makes a fresh rig, `Redis::start().await`.
+#[macro_export]
+macro_rules! suite {
+    ($rig:expr) => {
+        $crate::suite!($rig;
+            exact_and_pattern_interests,
+            internal_subjects_are_apart,
+            references_are_counted,
+            what_left_is_not_heard,
+            order_is_kept,
+            order_is_kept_in_batches,
+            payloads_are_opaque,
+            large_payloads_pass_and_larger_do_not,
+            too_large_from_a_backend_is_dropped,
+            overlaps_name_their_interests,
+            names_full_of_glob_characters,
+            envelopes_carry_tags,
+            names_of_others_are_not_heard,
+            make_before_break_loses_nothing,
+            coming_and_going_ends_right,
+            a_dropped_subscribe_leaves_nothing,
+            comes_back_after_a_restart,
+            comes_back_after_its_connection_was_killed,
+            starts_without_a_server,
+            a_mute_server_hangs_nothing,
+            a_frozen_server_is_noticed,
+            nothing_is_kept_for_later,
+            a_forbidden_channel_is_refused_alone,
+            a_slow_reader_is_told_of_its_gap,
+            the_probe_goes_round,
+            rebuilding_is_a_gap,
+            closing_ends_everything,
+            a_hundred_thousand_interests,
+        );
+    };
+    ($rig:expr; $($name:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let mut rig = $rig;
+                conformance::$name(&mut rig).await;
+            }
+        )*
+    };
+}

@@ -1,0 +1,111 @@
+//! A sink that remembers what it was given.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use clarion_bus::{Delivery, InterestId, Sink};
+use clarion_protocol::Address;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::within;
+
+/// One delivery, as tests look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Heard {
+    pub(crate) interests: Vec<InterestId>,
+    pub(crate) address: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) tags: BTreeMap<String, String>,
+    /// How many gaps there had been.
+    pub(crate) after_gaps: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    all: Mutex<Vec<Heard>>,
+    count: watch::Sender<usize>,
+    gaps: watch::Sender<usize>,
+    /// While this is false, nothing is taken.
+    open: watch::Sender<bool>,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self {
+            all: Mutex::default(),
+            count: watch::Sender::new(0),
+            gaps: watch::Sender::new(0),
+            open: watch::Sender::new(true),
+        }
+    }
+}
+
+impl Recorder {
+    pub(crate) fn all(&self) -> Vec<Heard> {
+        self.all.lock().clone()
+    }
+
+    pub(crate) fn texts(&self) -> Vec<String> {
+        self.all.lock().iter().map(|one| String::from_utf8_lossy(&one.payload).into_owned()).collect()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        *self.count.borrow()
+    }
+
+    pub(crate) fn gaps(&self) -> usize {
+        *self.gaps.borrow()
+    }
+
+    /// Waits until what was heard satisfies `check`.
+    pub(crate) async fn wait(&self, check: impl Fn(&[Heard]) -> bool) {
+        let mut count = self.count.subscribe();
+        count.wait_for(|_| check(&self.all.lock())).await.unwrap();
+    }
+
+    /// Waits for so many deliveries in all.
+    pub(crate) async fn wait_count(&self, expected: usize) {
+        let mut count = self.count.subscribe();
+        let what = format!("{expected} deliveries");
+        within(&what, count.wait_for(|count| *count >= expected)).await.unwrap();
+    }
+
+    pub(crate) async fn wait_gaps(&self, expected: usize) {
+        let mut gaps = self.gaps.subscribe();
+        within("a gap", gaps.wait_for(|gaps| *gaps >= expected)).await.unwrap();
+    }
+
+    /// Takes nothing from now on, or goes on.
+    pub(crate) fn open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+}
+
+#[async_trait]
+impl Sink for Recorder {
+    async fn deliver(&self, batch: &mut Vec<Delivery>) {
+        let mut open = self.open.subscribe();
+        open.wait_for(|open| *open).await.unwrap();
+        let mut all = self.all.lock();
+        let after_gaps = self.gaps();
+        all.extend(batch.drain(..).map(|delivery| Heard {
+            interests: delivery.interests.to_vec(),
+            address: match &delivery.address {
+                Address::Channel(channel) => channel.to_string(),
+                Address::Internal(name) => format!("internal {name}"),
+            },
+            payload: delivery.message.payload.to_vec(),
+            tags: delivery.message.meta.as_ref().map(|meta| meta.tags.clone()).unwrap_or_default(),
+            after_gaps,
+        }));
+        let heard = all.len();
+        // Whoever waits looks at `all` from within the watch, so the one must be let go before the other is taken.
+        drop(all);
+        self.count.send_modify(|count| *count = heard.max(*count));
+    }
+
+    fn gap(&self) {
+        self.gaps.send_modify(|gaps| *gaps += 1);
+    }
+}

@@ -1,0 +1,144 @@
+//! `tail`: follows channels over any door, or over the bus, and comes back when a connection ends.
+
+mod bus;
+mod event;
+mod show;
+mod sse;
+mod ws;
+
+use std::{ops::ControlFlow, time::Duration};
+
+use clarion_protocol::Interest;
+use url::Url;
+
+use self::show::Show;
+use crate::{
+    args::{Door, TailArgs},
+    backoff::Backoff,
+    context::Context,
+    failure::Failure,
+    via::{Http, Via, http::path_of},
+};
+
+/// How following ended, where it was no failure for ever.
+#[derive(Debug)]
+enum End {
+    /// All that was asked for has come, or the broker said goodbye for good.
+    Done,
+    /// The connection was lost, or did not come about.
+    Lost {
+        /// Why.
+        reason: String,
+        /// Whether it stood before: then the next attempt follows soon.
+        stood: bool,
+        /// How long the broker asks to stay away.
+        after: Option<Duration>,
+    },
+}
+
+/// Stops as the count of `Show` says.
+type Flow = ControlFlow<()>;
+
+/// What a broker is asked for.
+#[derive(Debug)]
+struct Request {
+    url: Url,
+    door: Door,
+    /// What the messages are shown to be from where they do not say so themselves; `None` where they do.
+    channel: Option<String>,
+    /// What is followed, for people.
+    what: String,
+}
+
+/// Follows what the arguments name.
+pub(crate) async fn run(context: &Context, args: TailArgs) -> Result<(), Failure> {
+    let several = args.channels.len() > 1 || args.channels.iter().any(|interest| interest.as_channel().is_none());
+    let mut show = Show::new(context.output, several, args.count);
+    match &context.via {
+        Via::Bus(_) if args.me => Err(Failure::usage("--me is a door of the broker; a bus knows no users")
+            .remedy("the channel itself, such as `clarion tail users/42 broadcast`")),
+        Via::Bus(_) if args.door.is_some() => {
+            Err(Failure::usage("--door chooses a door of the broker, and --via names a bus")
+                .remedy("leave --door out, or name a broker with --via http://…"))
+        }
+        Via::Bus(target) => bus::follow(context, target, &args, &mut show).await,
+        Via::Http(base) => follow(context, base, &args, &mut show).await,
+    }
+}
+
+async fn follow(context: &Context, base: &Url, args: &TailArgs, show: &mut Show) -> Result<(), Failure> {
+    let request = request(base, args)?;
+    let http = Http::new(context, base)?;
+    let mut backoff = Backoff::default();
+    let mut cursor = event::Cursor::default();
+    loop {
+        let end = match request.door {
+            Door::Ws => ws::follow(context, &request, show).await?,
+            Door::Sse => sse::follow(context, &http, &request, &mut cursor, show).await?,
+        };
+        let (reason, stood, after) = match end {
+            End::Done => return Ok(()),
+            End::Lost { reason, stood, after } => (reason, stood, after),
+        };
+        if args.once {
+            return Err(Failure::unavailable(reason).remedy("without --once the connection is made again"));
+        }
+        if stood {
+            backoff.reset();
+        }
+        let pause = backoff.next(after);
+        context.output.note(&format!("{reason}; trying again in {:.1} s", pause.as_secs_f64()));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Chooses the door, and the URL behind which it is.
+fn request(base: &Url, args: &TailArgs) -> Result<Request, Failure> {
+    if args.me {
+        let url = path_of(base, ["me"]);
+        let (door, channel) = (args.door.unwrap_or(Door::Ws), Some("me".to_owned()));
+        return Ok(Request { url, door, channel, what: "your own channel and broadcast".to_owned() });
+    }
+    let what = args.channels.iter().map(Interest::to_string).collect::<Vec<_>>().join(", ");
+    if let ([interest], door) = (&*args.channels, args.door)
+        && let Some(channel) = interest.as_channel()
+    {
+        let url = path_of(base, channel.segments());
+        return Ok(Request { url, door: door.unwrap_or(Door::Ws), channel: Some(channel.to_string()), what });
+    }
+    if args.door == Some(Door::Ws) {
+        return Err(Failure::usage("--door ws follows one channel: a WebSocket's URL is its channel")
+            .remedy("--door sse, which follows many channels and patterns"));
+    }
+    let mut url = path_of(base, ["events"]);
+    url.query_pairs_mut().extend_pairs(args.channels.iter().map(|interest| ("channel", interest.to_string())));
+    Ok(Request { url, door: Door::Sse, channel: None, what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request_for(channels: &[&str], door: Option<Door>) -> Result<Request, Failure> {
+        let channels = channels.iter().map(|channel| channel.parse().unwrap()).collect();
+        let args = TailArgs { channels, me: false, door, once: false, count: None };
+        request(&"http://h:1/".parse().unwrap(), &args)
+    }
+
+    #[test]
+    fn the_door_fits_what_is_followed() {
+        for (channels, door, expected, url) in [
+            (&["a/b c"][..], None, Door::Ws, "http://h:1/a/b%20c"),
+            (&["a"], Some(Door::Sse), Door::Sse, "http://h:1/a"),
+            (&["a/**"], None, Door::Sse, "http://h:1/events?channel=a%2F**"),
+            (&["a", "b&c"], None, Door::Sse, "http://h:1/events?channel=a&channel=b%26c"),
+        ] {
+            let request = request_for(channels, door).unwrap();
+            assert_eq!((request.door, request.url.as_str()), (expected, url));
+            assert_eq!(request.channel.is_some(), channels.len() == 1 && !channels[0].contains('*'));
+        }
+        for channels in [&["a", "b"][..], &["a/*"]] {
+            assert!(request_for(channels, Some(Door::Ws)).unwrap_err().remedy.unwrap().contains("--door sse"));
+        }
+    }
+}
