@@ -41,6 +41,7 @@ async fn events_come_in_their_dialects() {
     assert_eq!(it.metric("clarion_connections{door=\"sse\"}"), 1.0);
     drop(one);
     eventually("its end is noticed", || it.hub.connections() == 2 && it.leases() == 2).await;
+    assert_eq!(it.metric("clarion_closes_total{code=\"client\"}"), 1.0);
     it.stop().await;
 }
 
