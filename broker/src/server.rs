@@ -160,6 +160,8 @@ impl Parts {
 fn held(config: &Config) -> hub::Config {
     let limits = &config.limits;
     hub::Config {
+        shards: limits.shards.try_into().ok(),
+        queue_bytes: limits.queue.bytes(),
         outbox_bytes: limits.outbox.bytes(),
         message_bytes: limits.payload.bytes(),
         ping_interval: limits.ping,
