@@ -1,15 +1,21 @@
-"""The ingresses' hashing, by the very lines of their annotations in a real HAProxy and a real NGINX."""
+"""The proxies before the nodes: the ingresses' hashing by the very lines of their annotations, and that of compose."""
 
+import asyncio
 import http.server
+import re
+import signal
 import subprocess
 import threading
 import urllib.request
 
 import pytest
+import websockets
 from conftest import PATIENCE, eventually, on_free_port, token
 from rendered import DEPLOY, one, overlay
 
 NODES = 3
+# How long a node may take to leave, in seconds: drain.deadline.
+DRAIN = 30
 USERS = range(40)
 
 
@@ -155,3 +161,62 @@ def test_the_proxy_of_compose_is_well_formed():
     # It asks the network of containers for names, which is not here: names that are not found are no mistake.
     done = subprocess.run(["haproxy", "-c", "-f", DEPLOY / "compose/haproxy.cfg"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_proxy_of_compose_takes_turns_and_passes_over_a_node_that_leaves(redis_url, broker, start, tmp_path):
+    brokers = [broker("--bus", redis_url) for _ in range(NODES)]
+
+    def here(server):
+        node = brokers[int(server[1]) - 1]
+        return f"server broker-{server[1]} {node.address} port {node.admin.rsplit(':', 1)[1]}"
+
+    text = (DEPLOY / "compose/haproxy.cfg").read_text()
+    text = re.sub(r"server broker-(\d) broker-\d:8000", here, text)
+    # The file descriptors of a test are fewer.
+    text = text.replace("maxconn 4000", "maxconn 100").replace("check port 8001", "check").replace(" resolvers docker init-addr libc,none", "")
+
+    def begin(port):
+        file = tmp_path / "haproxy.cfg"
+        file.write_text(text.replace("bind :8000", f"bind 127.0.0.1:{port}"))
+        process = start("haproxy", "-db", "-f", file)
+        eventually("the proxy answers", lambda: process.child.poll() is not None or node_of(f"http://127.0.0.1:{port}", "/"))
+        assert process.child.poll() is None, "\n".join(process.lines)
+        return f"127.0.0.1:{port}"
+
+    address = on_free_port(begin)
+
+    async def run():
+        sockets = [await websockets.connect(f"ws://{address}/news", open_timeout=PATIENCE) for _ in range(2 * NODES)]
+        shares = [connections(node) for node in brokers]
+        assert sum(shares) == len(sockets) and min(shares) > 0, shares
+        assert brokers[0].post("/news", b"hello")[0] == 200
+        assert {await asyncio.wait_for(socket.recv(), PATIENCE) for socket in sockets} == {"hello"}
+
+        brokers[1].process.child.send_signal(signal.SIGTERM)
+        closed = [socket for socket in sockets if await ends(socket, brokers[1])]
+        assert len(closed) == shares[1]
+        again = [await websockets.connect(f"ws://{address}/news", open_timeout=PATIENCE) for _ in range(2 * NODES)]
+        assert connections(brokers[0]) + connections(brokers[2]) == len(sockets) - len(closed) + len(again)
+        for socket in [*sockets, *again]:
+            await socket.close()
+
+    asyncio.run(run())
+
+
+def connections(node):
+    """How many WebSockets a node has."""
+    with urllib.request.urlopen(node.admin + "/metrics", timeout=PATIENCE) as answer:
+        return int(re.search(r'clarion_connections{door="websocket"} (\d+)', answer.read().decode())[1])
+
+
+async def ends(socket, leaving):
+    """Whether this socket was one of the node that leaves, once that is gone."""
+    async with asyncio.timeout(PATIENCE + DRAIN):
+        while leaving.process.child.poll() is None:
+            await asyncio.sleep(0.02)
+    try:
+        await asyncio.wait_for(await socket.ping(), PATIENCE)
+        return False
+    except websockets.ConnectionClosed as closed:
+        assert closed.rcvd.code == 1012, closed
+        return True

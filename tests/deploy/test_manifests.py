@@ -5,6 +5,7 @@ import re
 import kubernetes_validate
 import pytest
 import yaml
+from conftest import on_free_port
 from rendered import DEPLOY, OVERLAYS, broker_container, configuration, one, overlay, render, seconds
 
 # The oldest release that knows all that is used, and the newest that the validator knows.
@@ -187,3 +188,17 @@ def test_the_network_policy_lets_nodes_reach_the_bus(name):
     url = one(documents, "Secret", "clarion-bus")["stringData"]["url"]
     (rule,) = one(documents, "NetworkPolicy", "clarion-bus")["spec"]["egress"]
     assert [port["port"] for port in rule["ports"]] == [int(url.rsplit(":", 1)[1])]
+
+
+@pytest.mark.parametrize("bus, says", [("redis", "Ready to accept connections"), ("nats", "Server is ready")])
+def test_the_servers_of_the_trial_take_their_arguments(bus, says, start):
+    (container,) = one(overlay(bus), "Deployment", f"clarion-{bus}")["spec"]["template"]["spec"]["containers"]
+    # The images' entry points start the server when the first argument is an option or the server itself.
+    arguments = [argument for argument in container["args"] if argument != "redis-server"]
+    loopback = ["--bind", "127.0.0.1"] if bus == "redis" else ["--addr", "127.0.0.1"]
+
+    def begin(port):
+        server = start(f"{bus}-server", *arguments, *loopback, "--port", port)
+        assert server.line("is ready", lambda line: says in line)
+
+    on_free_port(begin)
