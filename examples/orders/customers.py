@@ -27,13 +27,13 @@ if __name__ == "__main__":
     parser.add_argument("--rate", type=float, default=1.0, help="orders a second")
     parser.add_argument("--count", type=int, default=0, help="how many; 0: for ever")
     options = parser.parse_args()
-    first = int(time.time() * 1000)
+    first = int(time.time()) % 1_000_000
     number = 0
     while not options.count or number < options.count:
         number += 1
         region = random.choices(list(REGIONS), REGIONS.values())[0]
         amount = math.exp(random.gauss(3.6, 0.7))
-        order = {"id": first + number, "amount": f"{amount:.2f}", "region": region, "buyer": random.randint(100, 999)}
+        order = {"id": f"{first}-{number}", "amount": f"{amount:.2f}", "region": region, "buyer": random.randint(100, 999)}
         # As providers do: again and again until it is taken, and sometimes once more.
         while not call_back(order):
             time.sleep(random.uniform(0.5, 1.5))

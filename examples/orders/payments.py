@@ -43,8 +43,8 @@ class Orders:
             if kept and all(kept[field] == order[field] for field in FIELDS):
                 return "repeated"
             if kept:
-                differs = [f"{field} {order[field]} is not {kept[field]}" for field in FIELDS if kept[field] != order[field]]
-                text = f"order {order['id']}: {', '.join(differs)}"
+                differs = [f"{field} {show(kept[field])} and {show(order[field])}" for field in FIELDS[1:] if kept[field] != order[field]]
+                text = f"Order {order['id']} was called back twice, with {', '.join(differs)}"
                 alarm = {"kind": "alarm", "key": f"order {order['id']}", "text": text, "time": time.time()}
                 self.put("ops/alarms", alarm)
                 return "contradiction"
@@ -82,6 +82,10 @@ class Orders:
                 continue
             with self.lock:
                 self.database.execute("DELETE FROM outbox WHERE seq = ?", (row["seq"],))
+
+
+def show(value):
+    return f"{value / 100:.2f}" if isinstance(value, int) else value
 
 
 def parse(given):

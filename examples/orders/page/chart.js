@@ -2,10 +2,10 @@
 
 const SPAN = 300; // seconds
 
-/** The smallest of 1, 2, 5, 10, 20, … that is not below the value. */
+/** The smallest round number that is not below the value. */
 function round(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return [1, 2, 5, 10].find((step) => step * power >= value) * power;
+  return [1, 2, 3, 4, 6, 8, 10].find((step) => step * power >= value) * power;
 }
 
 export class Chart {
@@ -31,13 +31,14 @@ export class Chart {
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, width, height);
     const style = getComputedStyle(canvas.parentElement);
+    const quiet = getComputedStyle(canvas.previousElementSibling.firstElementChild).color;
     pen.font = `12px ${style.fontFamily}`;
     const area = { left: 48, right: width, top: 8, bottom: height - 22 };
-    this.#axes(pen, area, style);
+    this.#axes(pen, area, quiet, style.borderTopColor);
     this.#bars(pen, area);
   }
 
-  #axes(pen, area, style) {
+  #axes(pen, area, quiet, line) {
     const sums = new Map();
     for (const [key, amount] of this.model.bars) {
       const at = key.split(" ")[0];
@@ -46,8 +47,8 @@ export class Chart {
     // The scale follows slowly, so that the bars are seen to grow.
     const goal = round(Math.max(100, ...sums.values()) / 100) * 100;
     this.top += (goal - this.top) * (Math.abs(goal - this.top) < goal / 200 || this.top === 1 ? 1 : 0.12);
-    pen.fillStyle = style.getPropertyValue("--quiet-ink") || getComputedStyle(document.querySelector("h2")).color;
-    pen.strokeStyle = style.borderTopColor;
+    pen.fillStyle = quiet;
+    pen.strokeStyle = line;
     pen.textBaseline = "middle";
     pen.textAlign = "left";
     for (const share of [0, 0.5, 1]) {
