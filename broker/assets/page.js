@@ -173,6 +173,7 @@ function commands() {
   const form = isJson(payload)
     ? `curl -H 'content-type: application/json' -d ${quoted(payload)} ${url}`
     : `curl ${plain ? "-d" : "--data-urlencode"} ${quoted("data=" + payload)} ${url}`;
+  const via = location.port === "8000" ? "" : ` --via ${quoted(location.origin)}`;
   const hearing = location.origin + path(channel) + (query && "?token=$TOKEN");
   const heard = query ? `"${hearing}"` : quoted(hearing);
   return [
@@ -180,7 +181,7 @@ function commands() {
     ["publish", form],
     ["redis", `redis-cli PUBLISH ${quoted(`${prefix}:${to}`)} ${quoted(payload)}`],
     ["nats", `nats pub ${quoted(subject(to))} ${quoted(payload)}`],
-    ["clarion", `clarion publish ${quoted(to)} ${quoted(payload)}`],
+    ["clarion", `clarion publish ${quoted(to)} ${quoted(payload)}${via}`],
   ];
 }
 

@@ -38,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the hub does not start or the listener breaks.
-pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
+pub(crate) async fn serve(listener: TcpListener) -> anyhow::Result<()> {
     let config = Config { message_bytes: MESSAGE_BYTES, outbox_bytes: 4 * MESSAGE_BYTES, ..Config::default() };
     let hub = Hub::start_with(config, Echo, &prometheus::Registry::new())?;
     loop {

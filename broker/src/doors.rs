@@ -23,7 +23,6 @@ use http::{
     header::{ACCEPT, UPGRADE},
     request::Parts,
 };
-use prometheus::IntGauge;
 
 use crate::{
     answer::{self, Problem, problem},
@@ -63,7 +62,7 @@ impl Door {
     fn label(self) -> &'static str {
         match self {
             Self::WebSocket => "websocket",
-            Self::EventStream => "event_stream",
+            Self::EventStream => "sse",
         }
     }
 }
@@ -194,26 +193,9 @@ impl Knock {
             upstream,
             expires: expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default()),
             greeting: self.greeting,
-            lease: Box::new((held, permit, Present::new(node, self.door))),
+            lease: Box::new((held, permit)),
         });
         Ok(Welcome::Here(ticket.await?, caller))
-    }
-}
-
-/// Counts a connection as open while it lives.
-struct Present(IntGauge);
-
-impl Present {
-    fn new(node: &Node, door: Door) -> Self {
-        let gauge = node.metrics.connections.with_label_values(&[door.label()]);
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Present {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

@@ -9,8 +9,14 @@ use clarion_broker::{
 pub(crate) fn say(config: &Config, running: &Running) {
     let (listen, admin, node) = (running.listen, running.admin, &running.node);
     tracing::info!(%listen, %admin, %node, bus = %config.bus.url, version = env!("CARGO_PKG_VERSION"), "listening");
-    if config.log.format == LogFormat::Text {
-        print(&text(config, running));
+    match config.log.format {
+        LogFormat::Text => print(&text(config, running)),
+        LogFormat::Json if config.is_development() => {
+            tracing::warn!(
+                "development mode: no keys are configured, so whoever reaches this node may hear and publish everything"
+            );
+        }
+        LogFormat::Json => {}
     }
 }
 

@@ -51,7 +51,7 @@ use self::{
     users::Users,
 };
 pub use self::{
-    config::Config,
+    config::{Config, MAX_SHARDS},
     handler::{Answer, From, Handler, Sender, Upstream},
     stream::EventStream,
 };

@@ -13,7 +13,7 @@ use std::{
 use axum::extract::ConnectInfo;
 use clarion_protocol::{Channel, MessageId, NodeName, Prefix, Publication};
 use http::request::Parts;
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio_util::task::TaskTracker;
 
 pub use relays::{Relayed, Relays};
@@ -163,8 +163,6 @@ impl Via {
 
 /// What the edge counts.
 pub struct Metrics {
-    /// Connections that are open, by door.
-    pub connections: IntGaugeVec,
     /// Requests for a connection that were refused, by door and by the answer's code.
     pub refused: IntCounterVec,
     /// Messages published through this node, by way and outcome.
@@ -215,11 +213,7 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
-        let connections =
-            IntGaugeVec::new(Opts::new("clarion_door_connections", "Open connections by door"), &["door"])?;
-        registry.register(Box::new(connections.clone()))?;
         Ok(Self {
-            connections,
             refused: counters(
                 "clarion_connections_refused_total",
                 "Requests for a connection that were refused, by door and answer",

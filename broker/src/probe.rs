@@ -14,6 +14,7 @@ use tokio::{
     time::{self, Instant},
 };
 
+pub(crate) use ready::LEAVING;
 pub use ready::{Ready, Reasons};
 
 /// The shortest time between two rebuilds: a link with many interests takes a while to come back, and each rebuild is a gap.

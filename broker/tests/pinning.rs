@@ -48,7 +48,7 @@ async fn strays(node: &TestNode, outcome: &str) -> f64 {
 
 /// What the node itself holds, relayed connections apart.
 async fn held(node: &TestNode) -> f64 {
-    node.metrics().await.sum("clarion_door_connections")
+    node.metrics().await.sum("clarion_connections")
 }
 
 #[tokio::test(flavor = "multi_thread")]

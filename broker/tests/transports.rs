@@ -424,8 +424,7 @@ async fn open_connections_are_counted_by_door() {
     let events = SseClient::connect(&node.url("/news")).await.unwrap();
     let doors = async || {
         let metrics = node.metrics().await;
-        ["websocket", "event_stream"]
-            .map(|door| metrics.sum_where("clarion_door_connections", &format!("door=\"{door}\"")))
+        ["websocket", "sse"].map(|door| metrics.sum_where("clarion_connections", &format!("door=\"{door}\"")))
     };
     assert_eq!(doors().await, [1.0, 1.0]);
     drop((socket, events));

@@ -141,10 +141,13 @@ impl Bus for Memory {
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+        // Nothing here ever waits, so a busy publisher would keep its thread from those who read.
+        tokio::task::coop::consume_budget().await;
         self.send(&publication)
     }
 
     async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
+        tokio::task::coop::consume_budget().await;
         publications.iter().map(|publication| self.send(publication)).collect()
     }
 

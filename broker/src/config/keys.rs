@@ -56,7 +56,7 @@ pub(super) fn is_secret(path: &str) -> bool {
 
 /// The candidate that is most like the word.
 pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<(&'a str, f64)> {
-    let scored = candidates.map(|candidate| (candidate, strsim::normalized_damerau_levenshtein(word, candidate)));
+    let scored = candidates.map(|candidate| (candidate, strsim::jaro_winkler(word, candidate)));
     scored.max_by(|(_, a), (_, b)| a.total_cmp(b))
 }
 

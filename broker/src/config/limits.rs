@@ -15,6 +15,10 @@ pub struct Limits {
     pub payload: ByteSize,
     /// Bytes that may wait for one connection.
     pub outbox: ByteSize,
+    /// Bytes of messages that may wait for one shard before the bus has to: a few milliseconds of a shard's work.
+    pub queue: ByteSize,
+    /// Threads that own sockets; 0 is one per core: more would only take turns, fewer leave cores idle.
+    pub shards: usize,
     /// Channels of one connection.
     pub channels_per_connection: usize,
     /// Connections of this node; 0 is no limit.
@@ -42,6 +46,8 @@ impl Default for Limits {
         Self {
             payload: ByteSize(limits::PAYLOAD_BYTES),
             outbox: ByteSize(limits::OUTBOX_BYTES),
+            queue: ByteSize(4 << 20),
+            shards: 0,
             channels_per_connection: limits::CHANNELS_PER_CONNECTION,
             connections: 0,
             per_user: 0,
@@ -54,6 +60,8 @@ impl Default for Limits {
     }
 }
 
+/// What a hub takes at most.
+const MOST_SHARDS: usize = crate::hub::MAX_SHARDS;
 /// Larger payloads are files, and no bus takes them.
 const LARGEST_PAYLOAD: ByteSize = ByteSize(16 << 20);
 /// What a frame or an event adds to a payload, generously.
@@ -67,6 +75,13 @@ impl Limits {
         if self.outbox.bytes() < self.payload.bytes() + OVERHEAD {
             let expected = format!("at least limits.payload ({}) and 4KiB", self.payload);
             judge.found("limits.outbox", self.outbox, &expected, "raise it, or lower limits.payload");
+        }
+        if self.queue < self.outbox {
+            let expected = format!("at least limits.outbox ({})", self.outbox);
+            judge.found("limits.queue", self.queue, &expected, "leave it out for 4MiB, or lower limits.outbox");
+        }
+        if self.shards > MOST_SHARDS {
+            judge.found("limits.shards", self.shards, "0 to 64", "leave it out for one per core");
         }
         if self.channels_per_connection == 0 {
             judge.found("limits.channels_per_connection", 0, "at least 1", "leave it out for 128");

@@ -8,7 +8,12 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Steps;
-use crate::{hub::Hub, ingress::Ingress, members::Members, probe::Ready};
+use crate::{
+    hub::Hub,
+    ingress::Ingress,
+    members::Members,
+    probe::{LEAVING, Ready},
+};
 
 /// A running node as leaving sees it.
 pub struct Node {
@@ -29,7 +34,7 @@ pub struct Node {
 #[async_trait]
 impl Steps for Node {
     fn unready(&self) {
-        self.ready.set("leaving", Some("this node is leaving".to_owned()));
+        self.ready.set(LEAVING, Some("this node is leaving".to_owned()));
     }
 
     async fn leave_ring(&self) {

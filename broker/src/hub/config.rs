@@ -6,7 +6,7 @@ use clarion_protocol::limits;
 use serde::{Deserialize, Serialize};
 
 /// The most shards there can be: a set of them is one machine word.
-pub(super) const MAX_SHARDS: usize = 64;
+pub const MAX_SHARDS: usize = 64;
 
 /// How connections are held.
 #[derive(Debug, Clone, Deserialize, Serialize)]

@@ -52,7 +52,7 @@ impl<H: Handler> Shard<H> {
             pipe.keep(greeting);
         }
         let rivals = Rivals::find(&subscriptions);
-        let pulse = Pulse::new(self.now, self.now + self.common.settings.handshake);
+        let pulse = Pulse::new(self.now, (self.now + self.common.settings.handshake).min(expires));
         let cold = Box::new(Cold { connection, seats: SmallVec::new(), rivals });
         let record = Record { transport, outbox: None, cold, serial, pulse, phase: Phase::Open, paused: false };
         let index = u32::try_from(self.records.insert(record)).expect("descriptors end before");
@@ -130,7 +130,14 @@ impl<H: Handler> Shard<H> {
         let (now, settings) = (self.now, self.common.settings);
         let Some(record) = self.record(key) else { return };
         if !record.is_open() {
-            self.remove(key, None);
+            let patience = record.pulse.heard.saturating_add(settings.close);
+            if record.outbox.is_some() && patience > now {
+                // It still takes what was pending for it when it was to go.
+                record.pulse.next = patience;
+                self.wheel.schedule(key, patience);
+            } else {
+                self.remove(key, None);
+            }
             return;
         }
         let expires = record.cold.connection.expires;
@@ -254,6 +261,13 @@ impl<H: Handler> Shard<H> {
         if let Some(user) = user {
             self.common.users.leave(&user, Place { shard: self.number, key });
         }
+    }
+
+    /// Whoever held the connection's other end let go of it: a client of an event stream says goodbye no other way.
+    pub(super) fn give_up(&mut self, key: Key) {
+        let Some(record) = self.record(key) else { return };
+        let taken = matches!(&record.transport, Transport::Events(pipe) if pipe.is_taken());
+        self.remove(key, Some(if taken { End::Client } else { End::Handshake }));
     }
 
     /// A connection is gone, wherever it was.

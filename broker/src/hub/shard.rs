@@ -96,6 +96,8 @@ pub(super) struct Shard<H> {
     /// Where the search for connections to close goes on.
     pub close_cursor: usize,
     waiting: VecDeque<Item>,
+    /// When the wheel was last looked at.
+    watched: Tick,
     /// When the thread ends, whatever is left.
     stopping: Option<Time>,
 }
@@ -124,6 +126,7 @@ impl<H: Handler> Shard<H> {
             unread: Vec::new(),
             close_cursor: 0,
             waiting: VecDeque::new(),
+            watched: now,
             stopping: None,
         })
     }
@@ -144,14 +147,20 @@ impl<H: Handler> Shard<H> {
                 }
             }
             self.now = self.clock.tick(Time::now());
+            let mut taken = 0;
             for event in &events {
+                taken += 1;
                 if event.token() != WAKER {
                     self.on_event(event);
                 }
             }
             self.read_on();
             self.turn();
-            self.watch();
+            // After a pause of the whole process the pongs of many clients wait to be read: nobody is judged before.
+            if taken < EVENTS || self.now.saturating_sub(self.watched) > self.common.settings.close {
+                self.watched = self.now;
+                self.watch();
+            }
         }
     }
 
@@ -192,7 +201,7 @@ impl<H: Handler> Shard<H> {
         match command {
             Command::Open(open, reply) => self.open(*open, reply),
             Command::Attach(key, socket, read_ahead) => self.attach(key, socket, &read_ahead),
-            Command::Gone(key) => self.lose(key),
+            Command::Gone(key) => self.give_up(key),
             Command::Resume(key) => self.resume(key),
             Command::Close(key, code) => {
                 self.fan_out();

@@ -77,7 +77,9 @@ impl<H: Handler> Shard<H> {
                 false
             }
             Ok(length) => {
-                record.pulse.heard = now;
+                if record.is_open() {
+                    record.pulse.heard = now;
+                }
                 self.take_in(key, &mut buffer[..length]);
                 to_the_end || length == buffer.len()
             }

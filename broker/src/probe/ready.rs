@@ -9,6 +9,9 @@ use super::BUS;
 /// What keeps a node from being ready: who says so, and the reason to show.
 pub type Reasons = BTreeMap<&'static str, String>;
 
+/// The name under which a node objects that is about to go.
+pub(crate) const LEAVING: &str = "leaving";
+
 /// Whether this node is ready. Many may object, each under a name of its own; it is ready when nobody does. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Ready {
@@ -30,7 +33,12 @@ impl Ready {
             }
             match reason {
                 Some(reason) => {
-                    tracing::warn!(name, reason, "not ready");
+                    // A node that leaves closes its own bus, which is nothing to be woken for.
+                    if reasons.contains_key(LEAVING) {
+                        tracing::info!(name, reason, "not ready");
+                    } else {
+                        tracing::warn!(name, reason, "not ready");
+                    }
                     reasons.insert(name, reason);
                 }
                 None => {

@@ -79,7 +79,7 @@ async fn the_start_message_names_addresses_and_things_to_try() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clarion-broker"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
     let mut process = Process::spawn(command).expect("it starts");
-    for word in ["http://127.0.0.1:", "curl", "clarion tail"] {
+    for word in ["http://127.0.0.1:", "Development mode", "curl -N", "curl -d", "/users/42"] {
         process.wait_for_line(word, |line| line.contains(word).then_some(())).await.expect("it is said");
     }
 }

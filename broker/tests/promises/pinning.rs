@@ -127,7 +127,7 @@ async fn redirect_is_for_programs_only() {
     let redirected = socket_of(&user, &nodes[0].url(&path)).connect().await.unwrap_err();
     assert_eq!(redirected.status, 307, "{}", redirected.body);
     let location = redirected.headers["location"].to_str().expect("text");
-    assert_eq!(location, format!("{}{path}", home["url"].as_str().expect("a URL").replacen("http", "ws", 1)));
+    assert_eq!(location, format!("{}/{path}", home["url"].as_str().expect("a URL").replacen("http", "ws", 1)));
     let mut there = socket_of(&user, location).connect().await.expect("the home lets it in");
     let request = http().get(nodes[0].url(&path)).header("authorization", format!("Bearer {}", token(&user)));
     let mut stream = SseClient::request(request).await.expect("an event stream is served where it is");

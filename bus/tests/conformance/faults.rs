@@ -290,3 +290,63 @@ pub(crate) async fn closing_ends_everything(rig: &mut impl Rig) {
     within("closing again", node.bus.close()).await;
     assert_eq!(node.heard.count(), 0);
 }
+
+/// Several publishers go on while the server dies and comes back: nothing that was said not to be taken is ever heard.
+pub(crate) async fn what_was_not_taken_is_never_heard(rig: &mut impl Rig) {
+    let node = Node::up(rig).await;
+    let publisher = Node::up(rig).await;
+    node.subscribe("a").await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let (bus, stopped) = (publisher.bus.clone(), stopped.clone());
+            tokio::spawn(async move {
+                let (mut taken, mut not_taken) = (vec![], vec![]);
+                for n in 0.. {
+                    if *stopped.borrow() {
+                        break;
+                    }
+                    let payload = format!("{task} {n}");
+                    match bus.publish(message("a", &payload)).await {
+                        Ok(()) => taken.push(payload),
+                        Err(PublishError::NotTaken(_)) => {
+                            not_taken.push(payload);
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                        Err(_) => {}
+                    }
+                }
+                (taken, not_taken)
+            })
+        })
+        .collect();
+    node.heard.wait_count(100).await;
+    for _ in 0..3 {
+        let before = node.heard.gaps();
+        if !rig.restart().await {
+            break;
+        }
+        node.heard.wait_gaps(before + 1).await;
+        node.link_up().await;
+        publisher.link_up().await;
+        node.heard.wait_count(node.heard.count() + 100).await;
+    }
+    stop.send_replace(true);
+    let (mut taken, mut not_taken) = (vec![], vec![]);
+    for task in tasks {
+        let (more_taken, more_not_taken) = within("a publisher", task).await.unwrap();
+        taken.extend(more_taken);
+        not_taken.extend(more_not_taken);
+    }
+    node.until_heard("a", "end").await;
+    let heard: std::collections::HashSet<_> = node.heard.texts().into_iter().collect();
+    let wrong: Vec<_> = not_taken.iter().filter(|payload| heard.contains(*payload)).collect();
+    assert!(wrong.is_empty(), "said not to be taken and heard all the same: {wrong:?}");
+    assert_eq!(heard.len(), node.heard.count() - duplicates_of_end(&node), "nothing is heard twice");
+    assert!(taken.len() > 100);
+}
+
+/// `until_heard` may have to publish more than once.
+fn duplicates_of_end(node: &Node) -> usize {
+    node.heard.texts().iter().filter(|text| *text == "end").count() - 1
+}

@@ -185,6 +185,7 @@ macro_rules! suite {
             a_mute_server_hangs_nothing,
             a_frozen_server_is_noticed,
             nothing_is_kept_for_later,
+            what_was_not_taken_is_never_heard,
             a_forbidden_channel_is_refused_alone,
             a_slow_reader_is_told_of_its_gap,
             the_probe_goes_round,

@@ -139,6 +139,23 @@ async fn goodbye_comes_after_what_was_pending() {
 }
 
 #[tokio::test]
+async fn a_goodbye_has_patience_with_those_who_still_read() {
+    let it = Fixture::new(Config { outbox_bytes: 8 << 20, ..small() });
+    let mut slow = it.narrow(&["a"], SlowPolicy::Disconnect).await;
+    it.dispatch((0..400).map(|number| ("a", numbered(number)))).await;
+    it.hub.close_some(1, CloseCode::Restart);
+    for expected in 0..400 {
+        // Longer in all than a client has that does not read.
+        if expected % 40 == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        assert_eq!(number(&slow.frame().unwrap()), expected);
+    }
+    assert_eq!(slow.frame(), Some(close(CloseCode::Restart)));
+    it.stop().await;
+}
+
+#[tokio::test]
 async fn one_that_asks_and_never_listens_is_slow_too() {
     let it = Fixture::new(small());
     let mut client = it.narrow(&["a"], SlowPolicy::DropOldest).await;
