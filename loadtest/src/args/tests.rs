@@ -3,6 +3,7 @@
 use clap::CommandFactory;
 
 use super::*;
+use crate::failure::{Failure, Result};
 
 fn scenario(line: &str) -> Result<Scenario> {
     let cli = Cli::try_parse_from(line.split(' ')).map_err(|error| Failure::usage(error.to_string()))?;

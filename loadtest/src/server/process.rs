@@ -5,13 +5,15 @@ use std::{
     io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
     sync::Arc,
-    thread,
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
+    clock::Time,
     failure::{Context, Result},
     server::install::program,
 };
@@ -19,10 +21,14 @@ use crate::{
 /// Lines that are kept of what a server says.
 const LINES: usize = 40;
 
+/// How long what an ended server has said may take to be read.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A running child.
 pub(crate) struct Process {
     child: Child,
     words: Arc<Mutex<VecDeque<String>>>,
+    listeners: Vec<JoinHandle<()>>,
 }
 
 /// A command that stays on these cores, and that the kernel kills when this process ends, however that may be.
@@ -50,13 +56,14 @@ impl Process {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command.spawn().unavailable(|| format!("cannot start {name}"))?;
         let words = Arc::default();
+        let mut listeners = Vec::new();
         if let Some(stream) = child.stdout.take() {
-            listen(stream, &words)?;
+            listeners.push(listen(stream, &words)?);
         }
         if let Some(stream) = child.stderr.take() {
-            listen(stream, &words)?;
+            listeners.push(listen(stream, &words)?);
         }
-        Ok(Self { child, words })
+        Ok(Self { child, words, listeners })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -75,8 +82,12 @@ impl Process {
         }
     }
 
-    /// The last that it said.
-    pub(crate) fn words(&self) -> String {
+    /// The last that it said; of one that has ended all of it, unless somebody else keeps its output open.
+    pub(crate) fn words(&mut self) -> String {
+        let deadline = Time::now() + LAST_WORDS;
+        while !self.runs() && self.listeners.iter().any(|listener| !listener.is_finished()) && Time::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
         let words: Vec<String> = self.words.lock().iter().cloned().collect();
         words.join("\n")
     }
@@ -91,7 +102,7 @@ impl Drop for Process {
 }
 
 /// Reads a stream to its end, which comes with the end of the child.
-fn listen(stream: impl Read + Send + 'static, words: &Arc<Mutex<VecDeque<String>>>) -> Result<()> {
+fn listen(stream: impl Read + Send + 'static, words: &Arc<Mutex<VecDeque<String>>>) -> Result<JoinHandle<()>> {
     let words = Arc::clone(words);
     let read = move || {
         for line in BufReader::new(stream).lines().map_while(std::result::Result::ok) {
@@ -102,8 +113,7 @@ fn listen(stream: impl Read + Send + 'static, words: &Arc<Mutex<VecDeque<String>
             words.push_back(line);
         }
     };
-    thread::Builder::new().name("words".to_owned()).spawn(read).internal(|| "cannot start a thread".to_owned())?;
-    Ok(())
+    thread::Builder::new().name("words".to_owned()).spawn(read).internal(|| "cannot start a thread".to_owned())
 }
 
 #[cfg(test)]
