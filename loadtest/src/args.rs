@@ -209,8 +209,8 @@ pub(crate) struct PaceArgs {
     /// Messages a second; otherwise as many as the server can take
     #[arg(long)]
     pub(crate) rate: Option<f64>,
-    /// Messages under way at once where there is no rate
-    #[arg(long, default_value_t = 64, conflicts_with = "rate")]
+    /// Messages, or batches, under way at once where there is no rate: the more, the more of them come with one write
+    #[arg(long, default_value_t = 8, conflicts_with = "rate")]
     pub(crate) window: u32,
 }
 

@@ -78,7 +78,8 @@ fn own_channels(users: bool, count: u32) -> Channels {
 fn publish(run: &mut Run<'_>, channels: Channels, pace: &PaceArgs, fan: u32) -> Result<()> {
     let pace = match pace.rate {
         Some(rate) => Pace::Rate(rate),
-        None => Pace::Window { messages: pace.window, fan },
+        // A batch is one thing under way, or none would fit a small window.
+        None => Pace::Window { messages: pace.window.max(1).saturating_mul(run.common.batch.max(1)), fan },
     };
     match pace {
         Pace::Rate(rate) => run.report.parameter("rate_per_second", rate),

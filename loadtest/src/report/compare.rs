@@ -14,10 +14,11 @@ use crate::{
 };
 
 /// Figures that are worth a ratio, in the order in which people look for them.
-pub(crate) const COMPARED: [&str; 13] = [
+pub(crate) const COMPARED: [&str; 14] = [
     "cpu_us_per_delivery",
     "cpu_us_per_message",
     "bus_cpu_us_per_message",
+    "messages_per_read",
     "deliveries_per_second",
     "p50_ms",
     "p99_ms",

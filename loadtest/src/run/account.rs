@@ -80,7 +80,7 @@ impl Run<'_> {
         let delivered = delivered.max(1) as f64;
         let messages = published.messages.max(1) as f64;
         report.figure("seconds", spent.seconds);
-        report.figure("published_per_second", messages / spent.seconds);
+        report.figure("published_per_second", published.messages as f64 / spent.seconds);
         report.figure("deliveries_per_second", delivered / spent.seconds);
         let known = !self.server.pids.is_empty();
         if known {
