@@ -5,6 +5,8 @@ ARG DEBIAN=bookworm
 
 FROM rust:${RUST}-${DEBIAN} AS build
 WORKDIR /build
+# Names of functions stay for backtraces; lines of code are most of the size.
+ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
 # The dependencies, in a layer of their own that only a change of manifests makes anew: everything of ours is empty here.
 COPY Cargo.toml Cargo.lock ./
 COPY protocol/Cargo.toml protocol/
