@@ -18,15 +18,25 @@ const CHROMIUM = process.env.CLARION_CHROMIUM ?? "/usr/bin/chromium";
 export const PATIENCE = Number(process.env.CLARION_TEST_PATIENCE ?? 30) * 1000;
 
 const running = new Set();
-process.on("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+process.on("exit", () => running.forEach(end));
+
+/** Ends a child; one that leads a group of processes (`detached`) with all of them. */
+function end(child) {
+  try {
+    child.group ? process.kill(-child.pid, "SIGKILL") : child.kill("SIGKILL");
+  } catch {
+    // It has ended.
+  }
+}
 
 /** A child process whose output is kept, ended with the test `t`. */
-class Process {
+export class Process {
   constructor(t, command, args, options = {}) {
     this.name = command.split("/").pop();
     this.lines = [];
     this.waiting = new Set();
     this.child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], ...options });
+    this.child.group = options.detached && this.child.pid;
     this.ended = new Promise((resolve) => this.child.once("close", resolve));
     running.add(this.child);
     for (const stream of [this.child.stdout, this.child.stderr]) this.#read(stream);
@@ -66,7 +76,7 @@ class Process {
 
   async kill() {
     running.delete(this.child);
-    this.child.kill("SIGKILL");
+    end(this.child);
     await this.ended;
   }
 }
@@ -110,7 +120,7 @@ export async function freePort() {
 }
 
 /** Starts on a free port, and on another one when somebody was faster. */
-async function onFreePort(start) {
+export async function onFreePort(start) {
   for (let attempt = 1; ; attempt++) {
     try {
       return await start(await freePort());
