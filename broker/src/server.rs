@@ -182,11 +182,13 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     let (doors, desk) = (Reins::default(), Reins::default());
     // A life that is cut short, as a test does that drops its node, takes no more connections either.
     let _guards = [&doors, &desk].map(|reins| (reins.stop.clone().drop_guard(), reins.finish.clone().drop_guard()));
+    let stall_timeout = config.limits.ping + config.limits.pong;
     let for_clients = Acceptor {
         routes: routes::router(node.clone()),
         admission: Some(node.admission.clone()),
         metrics: node.metrics.accepts.clone(),
         head_timeout: config.limits.handshake,
+        stall_timeout,
         reins: doors.clone(),
     };
     let for_operators = Acceptor {
@@ -194,6 +196,7 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
         admission: None,
         metrics: AcceptMetrics::unseen(),
         head_timeout: config.limits.handshake,
+        stall_timeout,
         reins: desk.clone(),
     };
     let accepting = TaskTracker::new();
@@ -214,9 +217,15 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     doors.connections.close();
     node.tasks.close();
     let rest = async { tokio::join!(doors.connections.wait(), node.tasks.wait()) };
-    let _ = tokio::time::timeout_at(since + config.drain.deadline, rest).await;
+    let patience = (since + config.drain.deadline).min(Instant::now() + LAST_ANSWERS);
+    if tokio::time::timeout_at(patience, rest).await.is_err() {
+        tracing::info!(cut = doors.connections.len(), "some connections did not take their last answers in time");
+    }
     Ok(())
 }
+
+/// How long the answers of a node that has left may take: a client that reads nothing must not hold it to its deadline.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// How long a node that must not go on may take to hang up.
 const ABANDON_TIME: Duration = Duration::from_secs(1);

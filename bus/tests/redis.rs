@@ -11,7 +11,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use clarion_bus::{BusConfig, Link, Secret};
 use clarion_testkit::{RedisBuilder, RedisServer, eventually, free_port, within};
-use conformance::{Node, Recorder, Rig};
+use conformance::{Node, Recorder, Rig, is_lost, message};
 
 /// One Redis server, with or without TLS.
 pub(crate) struct Standalone {
@@ -185,4 +185,19 @@ fn a_file_that_is_not_there_is_a_mistake() {
     };
     let error = clarion_bus::connect(&config, Arc::new(Recorder::default())).err().unwrap();
     assert_eq!((error.key, error.value.as_str()), ("bus.ca_file", "/nowhere/ca.pem"));
+}
+
+/// Whoever publishes when the server has just died is not kept waiting for an answer that cannot come.
+#[tokio::test]
+async fn a_dead_server_is_told_of_at_once() {
+    let mut rig = Standalone::start().await;
+    let node = Node::with(&rig, BusConfig { command_timeout: Duration::from_secs(600), ..rig.config() }).await;
+    node.publish("a", "before").await;
+    rig.stop().await;
+    for _ in 0..50 {
+        let answer = within("an answer", node.bus.publish(message("a", "into the void"))).await;
+        assert!(is_lost(&answer), "{answer:?}");
+    }
+    rig.restart().await;
+    eventually("it is taken again", async || node.bus.publish(message("a", "after")).await.is_ok()).await;
 }

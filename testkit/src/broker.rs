@@ -215,12 +215,12 @@ impl BrokerProcess {
 
     /// Freezes it (SIGSTOP).
     pub fn pause(&self) {
-        self.process.signal("STOP");
+        self.process.pause();
     }
 
     /// Lets it go on.
     pub fn resume(&self) {
-        self.process.signal("CONT");
+        self.process.resume();
     }
 
     /// Waits until it has ended by itself: its exit code.

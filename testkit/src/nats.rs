@@ -290,12 +290,12 @@ impl NatsServer {
 
     /// Freezes the server (SIGSTOP): connections stay open, nobody answers.
     pub fn pause(&self) {
-        self.process.signal("STOP");
+        self.process.pause();
     }
 
     /// Lets a frozen server go on.
     pub fn resume(&self) {
-        self.process.signal("CONT");
+        self.process.resume();
     }
 
     /// Lame duck mode: tells the clients to go elsewhere, and closes their connections one by one.

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::wait::{eventually, patience};
 
@@ -123,6 +124,33 @@ impl Process {
         let line = format!("kill -s {signal} {}", self.pid());
         let status = Command::new("sh").args(["-c", &line]).status().expect("there is a shell");
         assert!(status.success(), "{line}: {status}");
+    }
+
+    /// Freezes the process (SIGSTOP) and returns when all of its threads stand still, which is later than the signal is sent.
+    ///
+    /// # Panics
+    /// When they do not within [`patience`].
+    pub fn pause(&self) {
+        self.signal("STOP");
+        let begun = Instant::now();
+        while !self.stands_still() {
+            assert!(begun.elapsed() < patience(), "{} does not stop", self.name);
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        // A thread that has just ended has no state to read, and runs no more.
+        threads.map(|thread| std::fs::read_to_string(thread.path().join("stat"))).all(|stat| match stat {
+            Ok(stat) => stat.contains(") T "),
+            Err(_) => true,
+        })
     }
 
     /// Waits until the process has ended by itself; its exit code, or `None` when a signal ended it.

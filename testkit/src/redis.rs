@@ -257,12 +257,12 @@ impl RedisServer {
 
     /// Freezes the server (SIGSTOP): connections stay open, nobody answers.
     pub fn pause(&self) {
-        self.process.signal("STOP");
+        self.process.pause();
     }
 
     /// Lets a frozen server go on.
     pub fn resume(&self) {
-        self.process.signal("CONT");
+        self.process.resume();
     }
 
     /// The process itself.

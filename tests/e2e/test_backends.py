@@ -2,15 +2,12 @@
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import json
-import time
 
 import nats
 import redis
 import websockets
-from conftest import PATIENCE
+from conftest import PATIENCE, token
 
 COUNT = 1000
 
@@ -26,14 +23,6 @@ async def hear(sockets, count):
 
 async def connect(node, path, **options):
     return await websockets.connect(f"ws://{node.address}{path}", open_timeout=PATIENCE, **options)
-
-
-def token(secret, **claims):
-    """An HS256 token by hand, so that no library is needed to see what is in it."""
-    part = lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=")
-    signed = part({"alg": "HS256", "typ": "JWT"}) + b"." + part({"exp": int(time.time()) + 3600, **claims})
-    signature = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
-    return (signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
 
 
 def test_redis_pipelines_arrive_in_order_on_every_node(redis_url, broker):

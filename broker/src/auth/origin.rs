@@ -191,8 +191,12 @@ impl Origins {
 fn host(head: &Parts) -> Option<&str> {
     match head.uri.authority() {
         Some(authority) => Some(authority.as_str()),
-        // A host that is no text is no host of ours.
-        None => head.headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default()),
+        None => {
+            let mut hosts = head.headers.get_all(header::HOST).iter();
+            let host = hosts.next()?;
+            // Of two hosts a proxy may believe the other one; neither that nor what is no text is a host of ours.
+            Some(host.to_str().ok().filter(|_| hosts.next().is_none()).unwrap_or_default())
+        }
     }
 }
 

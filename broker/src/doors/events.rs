@@ -22,7 +22,10 @@ pub(super) async fn enter(
 ) -> Result<Response, Problem> {
     let (mut head, _body) = request.into_parts();
     if head.method == Method::HEAD {
-        node.caller(&head).await?;
+        let caller = node.caller(&head).await?;
+        for interest in wanted.interests(&caller)? {
+            node.auth.may_subscribe(&caller.identity, &interest)?;
+        }
         return Ok(answer::event_stream(Body::empty()));
     }
     let knock = Knock { door: Door::EventStream, dialect, wanted, upstream: None, greeting: answer::retry_line() };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::State,
+    extract::{Request, State},
     response::{IntoResponse, Response},
 };
 use http::{
@@ -29,16 +29,21 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 struct Assets;
 
 /// `GET /`.
-pub async fn index(State(node): State<Arc<Node>>) -> Response {
+///
+/// # Errors
+/// 403 in development mode under a name that is not this machine's.
+pub async fn index(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
+    node.auth.check_origin(&request.into_parts().0)?;
     if !node.settings.development {
         let about = json!({ "name": "clarion", "version": env!("CARGO_PKG_VERSION"), "docs": "docs/doors.md in the repository tells how to talk to this node" });
-        return Json(about).into_response();
+        return Ok(Json(about).into_response());
     }
     let page = Assets::get("index.html").expect("the page is embedded");
     let page = String::from_utf8_lossy(&page.data)
         .replace("{{prefix}}", node.settings.prefix.as_str())
         .replace("{{bus}}", node.settings.bus);
-    ([(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, POLICY)], guards(), page).into_response()
+    let headers = [(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, POLICY)];
+    Ok((headers, guards(), page).into_response())
 }
 
 /// `GET /assets/<file>`: the page's style and script.

@@ -52,7 +52,7 @@ impl<H: Handler> Shard<H> {
             pipe.keep(greeting);
         }
         let rivals = Rivals::find(&subscriptions);
-        let pulse = Pulse::new(self.now, self.now + self.common.settings.handshake);
+        let pulse = Pulse::new(self.now, (self.now + self.common.settings.handshake).min(expires));
         let cold = Box::new(Cold { connection, seats: SmallVec::new(), rivals });
         let record = Record { transport, outbox: None, cold, serial, pulse, phase: Phase::Open, paused: false };
         let index = u32::try_from(self.records.insert(record)).expect("descriptors end before");

@@ -41,6 +41,8 @@ pub(super) struct Acceptor {
     pub(super) admission: Option<Arc<Admission>>,
     /// How long a request's head may take, and how long a connection may rest between requests.
     pub(super) head_timeout: Duration,
+    /// How long bytes may wait for a peer that takes none of them.
+    pub(super) stall_timeout: Duration,
     pub(super) metrics: AcceptMetrics,
     pub(super) reins: Reins,
 }
@@ -89,7 +91,19 @@ impl Acceptor {
         }
         // A message must not wait for the next one to fill a packet. Failing is a connection that is gone already.
         let _ = socket.set_nodelay(true);
+        self.cut_when_stalled(&socket);
         self.reins.connections.spawn(self.clone().serve(socket, peer, busy));
+    }
+
+    /// Has the kernel cut a connection whose peer takes nothing or is gone. For WebSockets pings find that out; an event
+    /// stream has nothing else, and a client that reads no more could keep its socket and all that is in it for ever.
+    fn cut_when_stalled(&self, socket: &TcpStream) {
+        #[cfg(target_os = "linux")]
+        if let Err(error) = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(self.stall_timeout)) {
+            tracing::debug!(%error, "a connection that stalls will not be noticed");
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = socket;
     }
 
     /// One connection's HTTP, until it is closed or upgraded.

@@ -212,6 +212,23 @@ async fn pages_of_other_origins_stay_out() {
 }
 
 #[tokio::test]
+async fn asking_for_an_event_streams_head_opens_nothing() {
+    let node = guarded().start_ready().await;
+    let head = async |path: &str, user: Option<&str>| {
+        let mut request = http().head(node.url(path)).header("accept", "text/event-stream");
+        if let Some(user) = user {
+            request = request.bearer_auth(token(user));
+        }
+        Reply::of(request).await.code()
+    };
+    assert_eq!(head("news", None).await, 200);
+    assert_eq!(head("users/42", Some("42")).await, 200);
+    assert_eq!(head("users/42", None).await, 401, "as the stream itself would be answered");
+    assert_eq!(head("users/42", Some("43")).await, 403);
+    assert_eq!(head("me", None).await, 401);
+}
+
+#[tokio::test]
 async fn development_mode_is_for_this_machine() {
     let node = development().start_ready().await;
     let with_host =
@@ -219,6 +236,8 @@ async fn development_mode_is_for_this_machine() {
     assert_eq!(with_host("localhost:8000").await, 200);
     assert_eq!(with_host("127.0.0.1").await, 200);
     assert_eq!(with_host("evil.example.com").await, 403, "a name of somebody else's that leads here");
+    let page = Reply::of(http().get(node.url("")).header("host", "evil.example.com")).await;
+    assert_eq!(page.code(), 403, "not the page to try it either");
     let form = http().post(node.url("news")).header("origin", "https://evil.example.com").form(&[("data", "x")]);
     assert_eq!(Reply::of(form).await.code(), 403, "any web page can post a form");
     let mine = JwtKey::hs256("development").token("42");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clarion_testkit::{Reply, SseClient, SseItem, WsClient, eventually, http, within};
+use clarion_testkit::{BrokerProcess, Reply, SseClient, SseItem, WsClient, eventually, http, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -136,4 +136,44 @@ async fn a_flood_of_heads_is_answered() {
         }
     }
     assert_eq!(Reply::get(&node.admin_url("/health/live")).await.code(), 200);
+}
+
+/// An event stream that is asked for and never read, with more on its way to it than the kernel holds.
+async fn unread_stream(node: &BrokerProcess) -> TcpStream {
+    let mut stream = TcpStream::connect(node.addr()).await.expect("the node listens");
+    let request = format!("GET /news HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n\r\n", node.addr());
+    stream.write_all(request.as_bytes()).await.expect("the request is sent");
+    eventually("it is let in", async || node.metrics().await.sum("clarion_connections") == 1.0).await;
+    while node.metrics().await.sum("clarion_connections") == 1.0 {
+        for _ in 0..20 {
+            say(node, "news", &"x".repeat(60_000)).await;
+        }
+    }
+    stream
+}
+
+/// Whether the node's end of a connection is still there, by the kernel's own list.
+#[cfg(target_os = "linux")]
+fn is_held(node: &BrokerProcess, stream: &TcpStream) -> bool {
+    let ours = stream.local_addr().expect("it is connected").port();
+    let ends = format!(":{:04X} 0100007F:{ours:04X} 01", node.addr().port());
+    std::fs::read_to_string("/proc/net/tcp").expect("Linux has this list").contains(&ends)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_stream_that_is_not_read_is_cut() {
+    let file = ConfigFile::new("[limits]\noutbox = \"256KiB\"\nping = \"3s\"\npong = \"2s\"\n");
+    let node = development().args(["--config", file.path()]).start_ready().await;
+    let stream = unread_stream(&node).await;
+    eventually("its socket is closed", async || !is_held(&node, &stream)).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_does_not_hold_a_leaving_node() {
+    let file = ConfigFile::new("[limits]\noutbox = \"256KiB\"\n[drain]\nwait = \"100ms\"\ndeadline = \"5m\"\n");
+    let mut node = development().args(["--config", file.path()]).start_ready().await;
+    let _stream = unread_stream(&node).await;
+    node.sigterm();
+    assert_eq!(node.ended().await, Some(0));
 }

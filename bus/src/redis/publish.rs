@@ -1,9 +1,6 @@
 //! Publishing, by fred. It must never keep a message for later: what cannot be sent now is the publisher's to send again.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clarion_protocol::{Prefix, Publication, envelope};
 use fred::{
@@ -19,6 +16,7 @@ use fred::{
     },
 };
 use futures_util::future::join_all;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::dial::Credentials;
@@ -31,10 +29,23 @@ pub(crate) struct Publisher {
     prefix: Prefix,
     max_payload: usize,
     sharded: bool,
-    /// Counts what went wrong with the connection. A message that was given to one and answered on the next had to
-    /// wait in between, and may have left before the subscribers were back.
-    epoch: AtomicU64,
+    /// On a cluster one of many connections may be lost, and the others go on.
+    cluster: bool,
+    state: watch::Sender<State>,
 }
+
+/// What is known of the connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct State {
+    /// Counts what went wrong with it. A message that was given to one and answered on the next had to wait in
+    /// between, and may have left before the subscribers were back.
+    epoch: u64,
+    /// It is lost, and there is no new one yet: fred would keep a message until there is, or until its time is over.
+    lost: bool,
+}
+
+/// How long fred may take to notice what it has told us: that its connection is gone.
+const AFTERTHOUGHT: Duration = Duration::from_secs(1);
 
 impl Publisher {
     /// Starts to connect, and goes on for ever.
@@ -68,24 +79,34 @@ impl Publisher {
         drop(client.connect());
         let options = Options { fail_fast: true, max_attempts: Some(1), timeout: Some(timeout), ..Options::default() };
         let client = client.with_options(&options);
-        let epoch = AtomicU64::new(0);
-        Self { client, prefix: config.prefix.clone(), max_payload: config.max_payload, sharded, epoch }
+        let cluster = matches!(url.mode, RedisMode::Cluster);
+        let state = watch::Sender::new(State::default());
+        Self { client, prefix: config.prefix.clone(), max_payload: config.max_payload, sharded, cluster, state }
     }
 
     /// Tells of the connection's state whenever it changes, until `stop`.
     pub(crate) async fn watch(&self, stop: CancellationToken, report: impl Fn(Link)) {
-        let mut errors = self.client.error_rx();
+        let (mut errors, mut connections) = (self.client.error_rx(), self.client.reconnect_rx());
         let mut why = None;
+        // fred goes on calling itself connected for a while after it told of an error.
+        let mut doubtful = Instant::now();
         loop {
-            let up = self.client.state() == ClientState::Connected;
+            let up = Instant::now() >= doubtful && self.client.state() == ClientState::Connected;
+            if up {
+                self.state.send_if_modified(|state| std::mem::take(&mut state.lost));
+            }
             report(if up { Link::Up } else { Link::Down(why.clone()) });
             // fred tells of errors before it forgets the connection and of connections before it counts on them.
             let pause = if up { Duration::from_millis(500) } else { Duration::from_millis(20) };
             tokio::select! {
                 error = errors.recv() => {
-                    self.epoch.fetch_add(1, Relaxed);
-                    why = error.ok().map(|(error, _)| error.details().to_owned()).or(why);
+                    if !self.cluster {
+                        doubtful = Instant::now() + AFTERTHOUGHT;
+                    }
+                    self.state.send_modify(|state| *state = State { epoch: state.epoch + 1, lost: !self.cluster });
+                    why = error.ok().map(|(error, _)| plain(error.details())).or(why);
                 }
+                _ = connections.recv() => doubtful = Instant::now(),
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,
             }
@@ -109,16 +130,27 @@ impl Publisher {
 
     /// Publishes bytes on a subject, whatever they are.
     pub(crate) async fn send(&self, subject: String, payload: Value) -> Result<(), PublishError> {
-        let epoch = self.epoch.load(Relaxed);
-        let result: Result<i64, Error> = if self.sharded {
-            self.client.spublish(subject, payload).await
-        } else {
-            self.client.publish(subject, payload).await
+        let mut watched = self.state.subscribe();
+        let before = *watched.borrow_and_update();
+        if before.lost {
+            return Err(PublishError::NotTaken("there is no connection".to_owned()));
+        }
+        let unknown = || Err(PublishError::Unknown("the connection was lost meanwhile".to_owned()));
+        let sent = async {
+            if self.sharded {
+                self.client.spublish(subject, payload).await
+            } else {
+                self.client.publish(subject, payload).await
+            }
+        };
+        let result: Result<i64, Error> = tokio::select! {
+            biased;
+            result = sent => result,
+            // Its answer will not come; waiting for the time to be over would tell the publisher nothing more.
+            _ = watched.wait_for(|state| state.lost) => return unknown(),
         };
         match result {
-            Ok(_) if self.epoch.load(Relaxed) != epoch => {
-                Err(PublishError::Unknown("the connection was lost meanwhile".to_owned()))
-            }
+            Ok(_) if self.state.borrow().epoch != before.epoch => unknown(),
             Ok(_) => Ok(()),
             Err(error) => Err(judge(&error)),
         }
@@ -135,6 +167,12 @@ impl Publisher {
 const FAILED_FAST: &str = "Connection closed unexpectedly.";
 /// What fred says when there is no connection to write to.
 const NO_ROUTE: &str = "Failed to route command.";
+
+/// An error's text for people: fred writes those of the system as Rust's own description of them.
+fn plain(details: &str) -> String {
+    let message = details.strip_prefix("Os {").and_then(|rest| rest.split_once("message: \"")?.1.strip_suffix("\" }"));
+    message.unwrap_or(details).to_owned()
+}
 
 /// What an error of fred means for the message. Whatever is not surely one or the other, nobody knows.
 fn judge(error: &Error) -> PublishError {
@@ -181,6 +219,13 @@ fn server(url: &RedisUrl) -> ServerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_of_the_system_are_told_in_words() {
+        let refused = Error::from(std::io::Error::from_raw_os_error(111));
+        assert_eq!(plain(refused.details()), "Connection refused");
+        assert_eq!(plain("Connection closed."), "Connection closed.");
+    }
 
     #[test]
     fn only_what_was_surely_not_taken_is_safe_to_send_again() {

@@ -143,3 +143,13 @@ fn two_origins_are_none() {
     head.headers.append("origin", "https://evil.com".parse().unwrap());
     assert_eq!(list.judge(&head), Verdict::Refused);
 }
+
+#[test]
+fn two_hosts_are_none_of_ours() {
+    let mut two = head("localhost", Some("http://localhost"));
+    two.headers.append("host", "evil.example.com".parse().unwrap());
+    assert_eq!(origins(&[], true, false).judge(&two), Verdict::ForeignHost);
+    let mut two = head("push.example.com", Some("https://push.example.com"));
+    two.headers.append("host", "push.example.com".parse().unwrap());
+    assert_eq!(origins(&[], false, false).judge(&two), Verdict::Refused, "neither is the page of either host");
+}

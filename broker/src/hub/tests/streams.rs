@@ -104,3 +104,14 @@ async fn an_untaken_stream_expires_and_a_token_ends() {
     assert_eq!(it.metric("clarion_closes_total{code=\"3005\"}"), 1.0);
     it.stop().await;
 }
+
+#[tokio::test]
+async fn a_token_that_ends_soon_ends_its_stream_soon() {
+    let it = Fixture::new(Config { handshake_timeout: Duration::from_secs(600), ..config(1) });
+    let mut wish = it.wish(Dialect::Event, &["a"], SlowPolicy::Disconnect);
+    wish.expires = Some(Duration::from_millis(300));
+    let expiring = it.hub.open(wish).await.unwrap().into_stream();
+    let all = tokio::time::timeout(PATIENCE, expiring.collect::<Vec<Bytes>>()).await.unwrap();
+    assert!(String::from_utf8(all.concat()).unwrap().contains("retry: "));
+    it.stop().await;
+}

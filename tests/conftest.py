@@ -1,5 +1,8 @@
-"""Starts servers and the real broker for the tests of this folder, and stops them with the test."""
+"""Starts servers and the real broker for the Python tests, and stops them with the test."""
 
+import base64
+import hashlib
+import hmac
 import json
 import os
 import random
@@ -13,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 BROKER = Path(os.environ.get("CLARION_BROKER", ROOT / "target/debug/clarion-broker"))
 
 # How long anything may take before a test gives up, in seconds.
@@ -187,3 +190,11 @@ def listening(line):
         return None
     fields = record.get("fields", record)
     return fields if fields.get("message") == "listening" else None
+
+
+def token(secret, **claims):
+    """An HS256 token by hand, so that no library is needed to see what is in it."""
+    part = lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=")
+    signed = part({"alg": "HS256", "typ": "JWT"}) + b"." + part({"exp": int(time.time()) + 3600, **claims})
+    signature = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
+    return (signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
