@@ -1,0 +1,137 @@
+//! Connections that are due, and those that come back.
+
+use std::{io::ErrorKind, time::Duration};
+
+use jsonwebtoken::EncodingKey;
+use mio::Registry;
+
+use crate::{
+    audit::Subscriber,
+    channels::Chooser,
+    clock::Time,
+    control::{Event, OpenPlan},
+    engine::{
+        connection::{Connection, Phase},
+        opening,
+        subscribers::{Subscribers, count, reason},
+    },
+    stamp::Scan,
+    wire::Wire,
+};
+
+/// How long one who was sent away waits before it comes back, in steps by its number, so that not all come at once.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSES: u64 = 20;
+
+impl Subscribers {
+    /// Begins to open the connections of a plan, in addition to those there are.
+    pub(super) fn open(&mut self, plan: OpenPlan) {
+        let now = Time::now();
+        let mut chooser = Chooser::new(&plan.channels, u64::from(plan.first));
+        let first = self.connections.len();
+        self.connections.extend((0..plan.count).map(|number| Connection {
+            stream: None,
+            wire: Wire::Plain,
+            scan: Scan::default(),
+            subscriber: Subscriber::default(),
+            due: now,
+            channel: chooser.next(),
+            phase: Phase::Away,
+            away: false,
+            // Spread evenly, so that every channel has its share of them.
+            stalled: (number + 1) * plan.stalled_percent / 100 > number * plan.stalled_percent / 100,
+            silent: false,
+            tries: 0,
+        }));
+        self.opening.first = first;
+        self.opening.next = first;
+        self.opening.until = self.connections.len();
+        self.opening.begun = now;
+        self.opening.deadline = now + plan.patience;
+        self.opening.awaited = true;
+        self.key = plan.secret.as_ref().map(|secret| EncodingKey::from_secret(secret.as_bytes()));
+        self.plan = Some(plan);
+    }
+
+    /// Opens what is due; when the next one is, and the end of the plan once it is reached.
+    pub(super) fn open_due(&mut self, now: Time, registry: &Registry) -> (Option<Time>, Option<Event>) {
+        let Some(plan) = &self.plan else { return (None, None) };
+        let (rate, room) = (plan.rate, plan.pending as usize);
+        while self.pending < room {
+            let Some((due, index)) = self.opening.take(rate, now) else { break };
+            self.connect(index, due, registry);
+        }
+        let ended = self.opening.next == self.opening.until && self.pending == 0 && self.opening.again.is_empty();
+        if self.opening.awaited && (ended || now >= self.opening.deadline) {
+            self.give_up_pending();
+            self.opening.awaited = false;
+            let event = Event::Opened { open: self.open, failed: std::mem::take(&mut self.failed) };
+            return (None, Some(event));
+        }
+        if self.pending >= room {
+            return (Some(self.opening.deadline.max(now + PAUSE)), None);
+        }
+        let again = self.opening.again.front().map(|(due, _)| *due);
+        let next = [self.opening.next_due(rate), again].into_iter().flatten().min();
+        (next.or(self.opening.awaited.then_some(self.opening.deadline)), None)
+    }
+
+    /// The plan's time is over: what is not open by now has failed.
+    fn give_up_pending(&mut self) {
+        for index in self.opening.first..self.opening.until {
+            if matches!(self.connections[index].phase, Phase::Asking | Phase::Confirming) {
+                self.fail(index, "no answer in time");
+            }
+        }
+        for _ in self.opening.next..self.opening.until {
+            count(&mut self.failed, "not begun in time");
+        }
+        self.opening.next = self.opening.until;
+    }
+
+    fn connect(&mut self, index: usize, due: Time, registry: &Registry) {
+        let plan = self.plan.as_ref().expect("only what was planned is opened");
+        let connection = &mut self.connections[index];
+        let target = plan.targets[(index + usize::from(connection.tries)) % plan.targets.len()];
+        connection.tries = connection.tries.wrapping_add(1);
+        connection.due = due;
+        connection.phase = Phase::Asking;
+        connection.scan = Scan::default();
+        self.pending += 1;
+        let outcome = opening::connect(plan, target, index, connection.stalled).and_then(|mut stream| {
+            let number = plan.first + index as u32;
+            let request = opening::request(plan, target, connection.channel, number, self.key.as_ref());
+            // On loopback a connection often stands before `connect` returns.
+            connection.silent = match opening::send(&stream, &request) {
+                Ok(()) => false,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => true,
+                Err(error) => return Err(error),
+            };
+            opening::register(registry, &mut stream, index, connection.silent)?;
+            connection.stream = Some(stream);
+            Ok(())
+        });
+        if let Err(error) = outcome {
+            self.fail(index, &reason(&error));
+        }
+    }
+
+    /// Sends the request that could not be sent at once.
+    pub(super) fn ask(&mut self, index: usize) {
+        let plan = self.plan.as_ref().expect("only what was planned is opened");
+        let connection = &mut self.connections[index];
+        let Some(stream) = &connection.stream else { return };
+        let target = stream.peer_addr().unwrap_or(plan.targets[0]);
+        let number = plan.first + index as u32;
+        let request = opening::request(plan, target, connection.channel, number, self.key.as_ref());
+        match opening::send(stream, &request) {
+            Ok(()) => connection.silent = false,
+            Err(error) => self.fail(index, &reason(&error)),
+        }
+    }
+
+    pub(super) fn come_back(&mut self, index: usize) {
+        let pause = PAUSE * (1 + (index as u64 % PAUSES)) as u32;
+        self.opening.again(Time::now() + pause, index);
+    }
+}

@@ -1,0 +1,91 @@
+//! From the first byte of an answer to a subscription that stands.
+
+use mio::{Interest, Registry, Token};
+
+use crate::{
+    clock::Time,
+    control::Door,
+    engine::{
+        connection::Phase,
+        opening,
+        subscribers::{Subscribers, reason},
+    },
+    wire::{Chunks, Frames, Head, Wire, write_frame},
+};
+
+impl Subscribers {
+    /// Takes a piece of the answer's head.
+    pub(super) fn head(&mut self, index: usize, bytes: &[u8], registry: &Registry) {
+        let earlier = self.partial.remove(&index);
+        let whole = earlier.map(|mut earlier| {
+            earlier.extend_from_slice(bytes);
+            earlier
+        });
+        let bytes = whole.as_deref().unwrap_or(bytes);
+        let head = match Head::read(bytes) {
+            Err(broken) => return self.fail(index, broken.0),
+            Ok(None) => {
+                self.partial.insert(index, bytes.to_owned());
+                return;
+            }
+            Ok(Some(head)) => head,
+        };
+        let plan = self.plan.as_ref().expect("only what was planned is opened");
+        let wire = match (plan.door, head.status) {
+            (Door::WebSocket, 101) if head.accept.as_ref() == Some(&self.accept) => Wire::Frames(Frames::default()),
+            (Door::WebSocket, 101) => return self.fail(index, "a wrong Sec-WebSocket-Accept"),
+            (Door::EventStream, 200) if head.chunked => Wire::Chunks(Chunks::default()),
+            (Door::EventStream, 200) => Wire::Plain,
+            (_, status) => return self.fail(index, &format!("status {status}")),
+        };
+        let connection = &mut self.connections[index];
+        connection.wire = wire;
+        let number = plan.first + index as u32;
+        for message in &plan.handshake.after_open {
+            let text = opening::fill(message, plan, connection.channel, number, "");
+            write_frame(1, text.as_bytes(), &mut self.reply);
+        }
+        let sent = connection.stream.as_ref().map(|stream| opening::send(stream, &self.reply));
+        if let (false, Some(Err(error))) = (self.reply.is_empty(), sent) {
+            self.reply.clear();
+            return self.fail(index, &reason(&error));
+        }
+        self.reply.clear();
+        connection.phase = Phase::Confirming;
+        self.confirm(index, &bytes[head.length..], registry);
+    }
+
+    /// Listens for the confirmation where there is to be one.
+    pub(super) fn confirm(&mut self, index: usize, bytes: &[u8], registry: &Registry) {
+        let plan = self.plan.as_ref().expect("only what was planned is opened");
+        let Some(confirm) = plan.handshake.confirm.clone() else {
+            self.opened(index, registry);
+            if !bytes.is_empty() {
+                self.listen(index, bytes, false);
+            }
+            return;
+        };
+        self.listen(index, bytes, true);
+        let heard =
+            self.partial.get(&index).is_some_and(|text| memchr::memmem::find(text, confirm.as_bytes()).is_some());
+        if heard && self.connections[index].phase == Phase::Confirming {
+            self.partial.remove(&index);
+            self.opened(index, registry);
+        }
+    }
+
+    fn opened(&mut self, index: usize, registry: &Registry) {
+        let connection = &mut self.connections[index];
+        connection.phase = Phase::Open;
+        self.pending -= 1;
+        self.open += 1;
+        self.opened += 1;
+        self.connect.record(Time::now().since(connection.due));
+        if connection.stalled
+            && let Some(stream) = &mut connection.stream
+        {
+            // It is told no more of what it could read.
+            let _ = registry.reregister(stream, Token(index), Interest::WRITABLE);
+        }
+    }
+}
