@@ -15,6 +15,7 @@ COPY bus/Cargo.toml bus/
 COPY broker/Cargo.toml broker/
 COPY publisher-cli/Cargo.toml publisher-cli/
 COPY testkit/Cargo.toml testkit/
+COPY loadtest/Cargo.toml loadtest/
 RUN for crate in */; do mkdir "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' > "$crate/src/main.rs"; done \
     && cargo build --release --locked -p clarion-broker -p clarion-cli \
     && rm -rf */src target/release/.fingerprint/clarion-*
