@@ -5,6 +5,8 @@ ARG DEBIAN=bookworm
 
 FROM rust:${RUST}-${DEBIAN} AS build
 WORKDIR /build
+# Names of functions stay for backtraces; lines of code are most of the size.
+ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
 # The dependencies, in a layer of their own that only a change of manifests makes anew: everything of ours is empty here.
 COPY Cargo.toml Cargo.lock ./
 COPY protocol/Cargo.toml protocol/
@@ -13,6 +15,7 @@ COPY bus/Cargo.toml bus/
 COPY broker/Cargo.toml broker/
 COPY publisher-cli/Cargo.toml publisher-cli/
 COPY testkit/Cargo.toml testkit/
+COPY loadtest/Cargo.toml loadtest/
 RUN for crate in */; do mkdir "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' > "$crate/src/main.rs"; done \
     && cargo build --release --locked -p clarion-broker -p clarion-cli \
     && rm -rf */src target/release/.fingerprint/clarion-*

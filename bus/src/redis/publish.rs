@@ -1,6 +1,6 @@
 //! Publishing, by fred. It must never keep a message for later: what cannot be sent now is the publisher's to send again.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use clarion_protocol::{Prefix, Publication, envelope};
 use fred::{
@@ -15,7 +15,7 @@ use fred::{
         },
     },
 };
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -143,11 +143,12 @@ impl Publisher {
                 self.client.publish(subject, payload).await
             }
         };
-        let result: Result<i64, Error> = tokio::select! {
-            biased;
-            result = sent => result,
+        // Not tokio's `select!`: where a task has used up its budget that polls nothing at all, and among many messages
+        // the one that it hits would leave after those behind it. This polls the message first, whatever the budget.
+        let result: Result<i64, Error> = match select(pin!(sent), pin!(watched.wait_for(|state| state.lost))).await {
+            Either::Left((result, _)) => result,
             // Its answer will not come; waiting for the time to be over would tell the publisher nothing more.
-            _ = watched.wait_for(|state| state.lost) => return unknown(),
+            Either::Right(_) => return unknown(),
         };
         match result {
             Ok(_) if self.state.borrow().epoch != before.epoch => unknown(),

@@ -18,7 +18,7 @@ function add(text, className) {
 byId("pay").onsubmit = async (event) => {
   event.preventDefault();
   const amount = byId("amount").value;
-  const order = new URLSearchParams({ id: `${user}-${Date.now()}`, amount, region: "europe", buyer: user });
+  const order = new URLSearchParams({ id: `${user}-${Date.now().toString(36)}`, amount, region: "europe", buyer: user });
   add(`I pay ${amount}`, "mine");
   try {
     const answer = await fetch(`${settings.payments}/order_center/order/alipay/callback?${order}`);

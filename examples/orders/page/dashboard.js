@@ -1,6 +1,7 @@
 // The dashboard: subscribes first, then asks for the state, and puts both together without a hole.
 
 import { Chart } from "./chart.js";
+import { element, figure, money } from "./draw.js";
 import { Model } from "./model.js";
 import { listen } from "./stream.js";
 
@@ -10,36 +11,12 @@ const model = new Model();
 const alarms = new Map();
 const services = new Map();
 
-const money = (cents, digits = 2) =>
-  (cents / 100).toLocaleString("en", { style: "currency", currency: "CNY", currencyDisplay: "narrowSymbol", minimumFractionDigits: digits, maximumFractionDigits: digits });
 const palette = () => [0, 1, 2, 3, 4].map((number) => `var(--c${number})`);
 const colour = (name) => palette()[Math.max(model.names().indexOf(name), 0) % 5];
 /** A canvas knows no variables: it gets what they come to. */
 const probe = document.body.appendChild(document.createElement("i"));
 probe.hidden = true;
 const inked = (name) => ((probe.style.color = colour(name)), getComputedStyle(probe).color);
-
-function element(tag, className, ...children) {
-  const node = document.createElement(tag);
-  node.className = className;
-  node.append(...children);
-  return node;
-}
-
-/** Lets a figure run to its new value. */
-const shown = new Map();
-function figure(id, value, format) {
-  const from = shown.get(id) ?? value;
-  const begun = performance.now();
-  shown.set(id, value);
-  const step = (now) => {
-    if (shown.get(id) !== value) return;
-    const part = Math.min(1, Math.max(0, (now - begun) / 350));
-    byId(id).textContent = format(part === 1 ? value : from + (value - from) * part);
-    if (part < 1) requestAnimationFrame(step);
-  };
-  from === value ? (byId(id).textContent = format(value)) : requestAnimationFrame(step);
-}
 
 function minute() {
   const since = model.now() - 60;
