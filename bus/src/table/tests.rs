@@ -1,3 +1,5 @@
+//! What the table asks of a server, step by step.
+
 use clarion_protocol::{Interest, InternalName, Prefix};
 
 use super::{lookup::key, *};
