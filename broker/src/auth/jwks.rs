@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, StatusCode, header};
+use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use parking_lot::Mutex;
 use reqwest::Client;
 use tokio::{sync::watch, time::Instant};
@@ -91,6 +92,11 @@ impl Jwks {
     /// Why there are no keys yet, for readiness.
     pub(super) fn missing(&self) -> watch::Receiver<Option<String>> {
         self.missing.subscribe()
+    }
+
+    /// Whether a key for this algorithm can be among them at all: what is published at an address is no shared secret.
+    pub(super) fn may_hold(&self, algorithm: Algorithm) -> bool {
+        matches!(self.source, Source::File(_)) || algorithm.family() != AlgorithmFamily::Hmac
     }
 
     /// The keys, fetched anew first when `enough` says that those here will not do and it is not too soon.

@@ -84,11 +84,11 @@ impl Verifier {
         if header.crit.is_some() {
             return Err(Failure::Malformed);
         }
-        match self.try_keys(&self.keys, token, &header) {
-            Err(Failure::UnknownKey | Failure::Signature) if self.jwks.is_some() => {}
+        let failure = match self.try_keys(&self.keys, token, &header) {
+            Err(failure @ (Failure::UnknownKey | Failure::Signature)) => failure,
             answer => return answer,
-        }
-        let Some(jwks) = &self.jwks else { return Err(Failure::UnknownKey) };
+        };
+        let jwks = self.jwks.as_ref().filter(|jwks| jwks.may_hold(header.alg)).ok_or(failure)?;
         let fits = |keys: &[Key]| keys.iter().any(|key| key.fits(&header));
         let keys = jwks.keys(fits).await.ok_or(Failure::KeysUnavailable)?;
         match self.try_keys(&keys, token, &header) {

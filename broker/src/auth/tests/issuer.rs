@@ -99,6 +99,10 @@ async fn without_keys_nobody_is_judged_and_with_old_ones_everybody() {
     let error = identify(&auth, &key.token("42")).await.unwrap_err();
     assert_eq!((error.status(), error.code()), (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable"));
     assert!(auth.keys_missing().unwrap().borrow().as_ref().unwrap().contains("500"));
+    // No published key can have signed this, so it is refused without asking for any.
+    let asked = issuer.requests();
+    assert_eq!(user(&auth, &JwtKey::hs256(SECRET).token("42")).await, Err("invalid_token"));
+    assert_eq!(issuer.requests(), asked);
     // Nothing to judge: an anonymous visitor is none the worse.
     assert_eq!(auth.identify(&head(&[])).await, Ok(Identity::default()));
     issuer.set(200, &set(&[&key]));
