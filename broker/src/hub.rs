@@ -55,6 +55,7 @@ pub use self::{
     handler::{Answer, From, Handler, Sender, Upstream},
     stream::EventStream,
 };
+use crate::tls::Session;
 pub use crate::{connection::ConnectionId, outbox::SlowPolicy};
 
 /// One of a connection's subscriptions. Its interest stands on the bus already.
@@ -278,15 +279,16 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Gives a WebSocket its socket, after the handshake, with what was read from it beyond the request.
-    pub fn attach(mut self, socket: std::net::TcpStream, read_ahead: Bytes) {
+    /// Gives a WebSocket its socket, after the handshake, with the TLS session on it, if there is one, and with what was
+    /// read beyond the request, as plaintext.
+    pub fn attach(mut self, socket: std::net::TcpStream, session: Option<Box<Session>>, read_ahead: Bytes) {
         // A socket that cannot be set is broken: the ticket is dropped unused, which closes the connection.
         if let Err(error) = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)) {
             tracing::debug!(%error, "a socket was gone before it was attached");
             return;
         }
         self.used = true;
-        self.inbox.command(Command::Attach(self.key, socket, read_ahead));
+        self.inbox.command(Command::Attach(self.key, socket, session, read_ahead));
     }
 
     /// Takes the connection's bytes as a stream for an HTTP response. Dropping the stream closes the connection.

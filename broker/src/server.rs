@@ -29,6 +29,7 @@ use crate::{
     members::{self, Me, Members},
     node::{AcceptMetrics, ConnectionIds, Metrics, Node, Relays, Settings},
     probe::{self, Ready},
+    tls,
 };
 
 use accept::{Acceptor, Reins};
@@ -97,6 +98,7 @@ struct Parts {
     bus: BusHandle,
     ready: Ready,
     registry: Registry,
+    tls: Option<Arc<tls::Server>>,
     probe: probe::Metrics,
     drain: drain::Metrics,
 }
@@ -108,6 +110,7 @@ impl Parts {
     ) -> anyhow::Result<Self> {
         let registry = Registry::new();
         admin::register(&registry)?;
+        let tls = tls::Server::new(&config.tls, config.limits.handshake, &registry)?;
         let clients = Arc::new(ClientMessages::new());
         let hub = Hub::start(held(config), clients.clone(), &registry).context("the shards cannot be started")?;
         let counters = ingress::Metrics::new(&registry)?;
@@ -116,7 +119,8 @@ impl Parts {
         let ingress = Ingress::new(bus.clone(), config.ingress.clone(), &counters, &registry)?;
         let (name, advertise, public_url) = (
             config.node.clone(),
-            config.advertise.clone(),
+            // Nodes relay by plain HTTP, which a listener that speaks TLS does not understand.
+            config.advertise.clone().filter(|_| !config.tls.is_on()),
             config.public_url.as_ref().map(|url| url.expose().as_str().trim_end_matches('/').to_owned()),
         );
         let members = Members::start(
@@ -152,7 +156,7 @@ impl Parts {
         });
         clients.wire(&node);
         let (probe, drain) = (probe::Metrics::new(&registry)?, drain::Metrics::new(&registry)?);
-        Ok(Self { node, bus, ready: Ready::new(), registry, probe, drain })
+        Ok(Self { node, bus, ready: Ready::new(), registry, tls, probe, drain })
     }
 }
 
@@ -173,10 +177,13 @@ fn held(config: &Config) -> hub::Config {
 
 /// A node's life: serve until told to leave, then leave. What it started ends with it.
 async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdown: Shutdown) -> anyhow::Result<()> {
-    let Parts { node, bus, ready, registry, probe, drain } = parts;
+    let Parts { node, bus, ready, registry, tls, probe, drain } = parts;
     let mut background = JoinSet::new();
     background.spawn(probe::run(bus, config.probe.clone(), ready.clone(), probe));
     background.spawn(watch_keys(node.auth.clone(), ready.clone()));
+    if let Some(tls) = tls.clone() {
+        background.spawn(async move { tls.watch().await });
+    }
     let [clients, operators] = listeners;
     // Those who ask whether the node lives are answered to its end; clients are not.
     let (doors, desk) = (Reins::default(), Reins::default());
@@ -185,6 +192,7 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     let stall_timeout = config.limits.ping + config.limits.pong;
     let for_clients = Acceptor {
         routes: routes::router(node.clone()),
+        tls,
         admission: Some(node.admission.clone()),
         metrics: node.metrics.accepts.clone(),
         head_timeout: config.limits.handshake,
@@ -193,6 +201,7 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     };
     let for_operators = Acceptor {
         routes: admin::router(ready.clone(), registry),
+        tls: None,
         admission: None,
         metrics: AcceptMetrics::unseen(),
         head_timeout: config.limits.handshake,

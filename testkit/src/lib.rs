@@ -16,7 +16,7 @@ mod wait;
 mod websocket;
 
 pub use broker::{BrokerBuilder, BrokerProcess, Metrics};
-pub use certificates::Certificates;
+pub use certificates::{Certificates, trusting};
 pub use faults::{SilentServer, TcpProxy};
 pub use http::{JsonServer, Reply, http};
 pub use jwt::{JwtKey, in_seconds};

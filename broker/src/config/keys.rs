@@ -8,7 +8,7 @@ use serde::{
 };
 
 use super::{Config, Limits, Log};
-use crate::{auth, drain, ingress, members, probe};
+use crate::{auth, drain, ingress, members, probe, tls};
 
 /// Short names of variables, fixed for good beside the regular ones.
 const SHORT: [(&str, &str); 5] = [
@@ -26,6 +26,7 @@ const SECRET: [&str; 3] = ["auth.jwt_secret", "auth.api_keys", "bus.password"];
 pub(super) fn all() -> Vec<String> {
     let tables = [
         ("log", fields::<Log>()),
+        ("tls", fields::<tls::Config>()),
         ("bus", fields::<BusConfig>()),
         ("auth", fields::<auth::Config>()),
         ("limits", fields::<Limits>()),

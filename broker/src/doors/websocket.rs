@@ -27,6 +27,7 @@ use crate::{
     answer::{Problem, problem},
     hub::Ticket,
     node::Node,
+    tls::TlsStream,
 };
 
 /// What every server appends to the client's key (RFC 6455, 1.3).
@@ -113,16 +114,25 @@ fn not_upgradable() -> Problem {
 /// A client that goes away during the handshake drops the ticket, which frees everything it stands for.
 async fn hand_over(socket: OnUpgrade, ticket: Ticket) {
     let Ok(upgraded) = socket.await else { return };
-    // Anything but plain TCP here would be a mistake in our own accept loop, where it is seen by every test.
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("an upgraded connection is not the socket that was accepted");
-        return;
+    // Anything but these two here would be a mistake in our own accept loop, where it is seen by every test.
+    let (socket, session, read_buf) = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => (parts.io.into_inner(), None, parts.read_buf),
+        Err(upgraded) => match upgraded.downcast::<TokioIo<TlsStream>>() {
+            Ok(parts) => {
+                let (socket, session) = parts.io.into_inner().into_parts();
+                (socket, Some(session), parts.read_buf)
+            }
+            Err(_) => {
+                tracing::error!("an upgraded connection is not the socket that was accepted");
+                return;
+            }
+        },
     };
     // Copied, since what hyper read ahead pins its whole buffer, empty or not.
-    let read_ahead = Bytes::copy_from_slice(&parts.read_buf);
-    drop(parts.read_buf);
-    match parts.io.into_inner().into_std() {
-        Ok(socket) => ticket.attach(socket, read_ahead),
+    let read_ahead = Bytes::copy_from_slice(&read_buf);
+    drop(read_buf);
+    match socket.into_std() {
+        Ok(socket) => ticket.attach(socket, session, read_ahead),
         Err(error) => tracing::warn!(%error, "a socket could not be taken from the runtime"),
     }
 }

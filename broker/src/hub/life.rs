@@ -22,6 +22,7 @@ use super::{
 use crate::{
     connection::{Beat, Connection, NEVER, Phase, Pulse, Tick},
     frame::{Opcode, encode},
+    tls::Session,
 };
 
 /// What an event stream carries when nothing else goes by.
@@ -46,7 +47,7 @@ impl<H: Handler> Shard<H> {
         };
         let pipe = match &transport {
             Transport::Events(pipe) => Some(Arc::clone(pipe)),
-            Transport::Waiting | Transport::Tcp(_) => None,
+            Transport::Waiting | Transport::Tcp(_) | Transport::Tls(_) => None,
         };
         if let Some(pipe) = &pipe {
             pipe.keep(greeting);
@@ -79,7 +80,13 @@ impl<H: Handler> Shard<H> {
     }
 
     /// Gives a registered connection its socket.
-    pub(super) fn attach(&mut self, key: Key, socket: std::net::TcpStream, read_ahead: &[u8]) {
+    pub(super) fn attach(
+        &mut self,
+        key: Key,
+        socket: std::net::TcpStream,
+        session: Option<Box<Session>>,
+        read_ahead: &[u8],
+    ) {
         let mut socket = TcpStream::from_std(socket);
         // Registered once for both directions: the edge of writability only comes after a write that would have blocked,
         // so a client that keeps up causes none, and no call is made when one falls behind or catches up.
@@ -90,7 +97,8 @@ impl<H: Handler> Shard<H> {
         let Some(record) = self.record(key).filter(|record| matches!(record.transport, Transport::Waiting)) else {
             return;
         };
-        record.transport = Transport::Tcp(socket);
+        record.transport = Transport::of(socket, session);
+        record.mind();
         record.pulse.heard = now;
         if record.is_open() {
             let expires = record.cold.connection.expires;
@@ -106,6 +114,10 @@ impl<H: Handler> Shard<H> {
         self.flush(key);
         if !read_ahead.is_empty() {
             self.take_in(key, &mut read_ahead.to_vec());
+        }
+        if self.record(key).is_some_and(|record| record.transport.is_tls()) {
+            // What the session decrypted before it came here is in no socket, so no event would tell of it.
+            self.read(key, true);
         }
     }
 
@@ -153,7 +165,7 @@ impl<H: Handler> Shard<H> {
                 record.pulse.next = now + settings.comments;
                 wake(waker);
             }
-            Transport::Tcp(_) => {
+            Transport::Tcp(_) | Transport::Tls(_) => {
                 if record.paused {
                     // It cannot be heard while nothing is read from it.
                     record.pulse.heard = now;
@@ -179,9 +191,7 @@ impl<H: Handler> Shard<H> {
             && let Some(outbox) = &mut record.outbox
         {
             outbox.shed();
-            if outbox.is_empty() {
-                record.outbox = None;
-            }
+            record.tidy();
         }
         let paused = record.paused;
         self.part(key, Phase::Closing, End::Said(code));
@@ -191,7 +201,7 @@ impl<H: Handler> Shard<H> {
                 let pipe = Arc::clone(pipe);
                 self.end_stream(&pipe, code);
             }
-            Transport::Tcp(_) => {
+            Transport::Tcp(_) | Transport::Tls(_) => {
                 self.say(key, encode(Opcode::Close, &code.body()));
                 if paused {
                     self.unread.push(key);
