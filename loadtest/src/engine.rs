@@ -9,6 +9,7 @@ mod churn;
 mod connection;
 mod handshake;
 mod opening;
+pub(crate) mod stream;
 mod subscribers;
 
 use std::{
@@ -160,7 +161,10 @@ impl Engine {
     fn obey(&mut self, command: Command) -> io::Result<()> {
         match command {
             Command::Clock => (self.tell)(&Event::Clock { now: Time::now() })?,
-            Command::Open(plan) => self.subscribers.open(*plan),
+            Command::Open(plan) => match plan.authorities.as_deref().map(stream::trusting).transpose() {
+                Ok(tls) => self.subscribers.open(*plan, tls),
+                Err(message) => (self.tell)(&Event::Failed { message })?,
+            },
             Command::Begin { base } => {
                 self.subscribers.begin(base);
                 (self.tell)(&Event::Begun)?;

@@ -129,6 +129,7 @@ impl<'a> Run<'a> {
     pub(crate) fn begin_to_open(&mut self, opening: &Opening) -> Result<()> {
         let workers = self.fleet.len() as u32;
         let handshake = self.server.profile.handshake(self.common.door)?.clone();
+        let authorities = self.common.authorities()?;
         for worker in 0..workers {
             let share = |workers: u32| {
                 (u64::from(opening.count) * u64::from(worker + workers) / u64::from(self.fleet.len() as u32)) as u32
@@ -152,6 +153,7 @@ impl<'a> Run<'a> {
                 source: (1 + worker % 250) as u8,
                 payload: self.common.payload,
                 secret: opening.secret.clone(),
+                authorities: authorities.clone(),
                 reconnect: opening.reconnect,
                 stalled_percent: opening.stalled_percent,
                 patience: patience + GRACE,

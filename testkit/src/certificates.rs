@@ -1,7 +1,8 @@
 //! A certificate authority of its own, and certificates for servers and clients on this machine.
 
 use std::{
-    fmt, fs,
+    fmt, fs, io,
+    net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,8 +13,12 @@ use rcgen::{
 };
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::wait::within;
 
 /// In which years a server's certificate is good unless a test says otherwise.
 const SERVER_YEARS: RangeInclusive<i32> = 2020..=4000;
@@ -137,4 +142,14 @@ pub fn trusting(ca: &Path) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     Arc::new(builder.expect("aws-lc-rs has them").with_root_certificates(roots).with_no_client_auth())
+}
+
+/// A connection with TLS on it, bytes in and bytes out.
+///
+/// # Errors
+/// What the handshake says.
+pub async fn tls(address: SocketAddr, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::from(address.ip());
+    let connect = async { TlsConnector::from(config).connect(name, TcpStream::connect(address).await?).await };
+    within("a TLS handshake", connect).await
 }

@@ -148,6 +148,7 @@ impl<H: Handler> Shard<H> {
                 record.pulse.next = patience;
                 self.wheel.schedule(key, patience);
             } else {
+                record.end();
                 self.remove(key, None);
             }
             return;

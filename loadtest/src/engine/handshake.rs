@@ -45,7 +45,7 @@ impl Subscribers {
             let text = opening::fill(message, plan, connection.channel, number, "");
             write_frame(1, text.as_bytes(), &mut self.reply);
         }
-        let sent = connection.stream.as_ref().map(|stream| opening::send(stream, &self.reply));
+        let sent = connection.stream.as_mut().map(|stream| stream.send(&self.reply));
         if let (false, Some(Err(error))) = (self.reply.is_empty(), sent) {
             self.reply.clear();
             return self.fail(index, &reason(&error));
@@ -85,7 +85,7 @@ impl Subscribers {
             && let Some(stream) = &mut connection.stream
         {
             // It is told no more of what it could read.
-            let _ = registry.reregister(stream, Token(index), Interest::WRITABLE);
+            let _ = registry.reregister(stream.socket(), Token(index), Interest::WRITABLE);
         }
     }
 }
