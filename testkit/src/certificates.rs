@@ -60,7 +60,7 @@ impl Certificates {
         let certificates = Self { directory, authority };
         certificates.write("ca.pem", &certificates.authority.pem());
         certificates.issue_server("server", SERVER_YEARS);
-        certificates.sign("client", params_of("client", &["client"], ExtendedKeyUsagePurpose::ClientAuth));
+        certificates.sign("client", &params_of("client", &["client"], ExtendedKeyUsagePurpose::ClientAuth));
         certificates
     }
 
@@ -73,10 +73,10 @@ impl Certificates {
         let mut params = params_of(who, &["localhost", "127.0.0.1", "::1"], ExtendedKeyUsagePurpose::ServerAuth);
         params.not_before = date_time_ymd(*years.start(), 1, 1);
         params.not_after = date_time_ymd(*years.end(), 12, 31);
-        self.sign(who, params);
+        self.sign(who, &params);
     }
 
-    fn sign(&self, who: &str, params: CertificateParams) {
+    fn sign(&self, who: &str, params: &CertificateParams) {
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = params.signed_by(&key, &self.authority).expect("the authority can sign");
         self.write(&format!("{who}.pem"), &certificate.pem());
