@@ -115,6 +115,16 @@ impl Watch {
         self.samples.push(sample);
     }
 
+    /// Samples so far.
+    pub(crate) fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// The most memory of the server since so many samples.
+    pub(crate) fn peak_pss_since(&self, sample: usize) -> f64 {
+        self.samples[sample..].iter().map(|sample| sample.pss_mib).fold(0.0, f64::max)
+    }
+
     fn last_pss(&self) -> f64 {
         self.samples.last().map_or(0.0, |sample| sample.pss_mib)
     }
