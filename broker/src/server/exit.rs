@@ -15,7 +15,10 @@ use std::{
 
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, Version, header::DATE};
+use http::{
+    HeaderMap, StatusCode, Version,
+    header::{CONTENT_LENGTH, DATE},
+};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use parking_lot::Mutex;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
@@ -44,6 +47,8 @@ impl Exit {
     /// Lets a response through. One that hands the socket over is kept here and never comes out: HTTP has nothing to say.
     pub(super) async fn pass(&self, version: Version, mut response: Response) -> Response {
         let Some(HandOver { ticket, greeting }) = HandOver::take(&mut response) else { return response };
+        // The length is that of a body that is not sent.
+        response.headers_mut().remove(CONTENT_LENGTH);
         let mut opening = head(version, response.status(), response.headers());
         opening.extend_from_slice(&greeting);
         *self.0.leaving.lock() = Some(Leaving { ticket, opening });
@@ -92,7 +97,7 @@ fn head(version: Version, status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     head
 }
 
-/// A socket that tells its [`Exit`] when HTTP has written all that it had: only then it flushes.
+/// A socket that tells its [`Exit`] when HTTP has written all that it had: only then it is flushed.
 pub(super) struct Watched<T> {
     socket: T,
     exit: Exit,
@@ -147,5 +152,60 @@ impl<T: Write + Unpin> Write for Watched<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use axum::body::Body;
+    use clarion_protocol::{Channel, dialect::Dialect};
+    use hyper_util::rt::TokioIo;
+    use prometheus::Registry;
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::hub::{Config, ConnectionId, Hub, Open, Sender, Upstream};
+
+    struct Nobody;
+
+    impl Upstream for Nobody {
+        fn received(&self, _: Sender, _: Channel, _: Bytes) {}
+    }
+
+    async fn handed_over() -> Response {
+        let hub = Hub::start(Config::default(), Arc::new(Nobody), &Registry::new()).unwrap();
+        let (id, subscriptions, lease) = (ConnectionId(1), Vec::new(), Box::new(()));
+        let open =
+            Open { id, dialect: Dialect::Event, subscriptions, user: None, upstream: None, expires: None, lease };
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().insert(CONTENT_LENGTH, 0.into());
+        HandOver::new(hub.open(open).await.unwrap(), Bytes::from_static(b"hello")).put(&mut response);
+        response
+    }
+
+    #[tokio::test]
+    async fn whoever_leaves_waits_until_all_before_is_sent() {
+        let mut context = Context::from_waker(Waker::noop());
+        let exit = Exit::default();
+        let (_client, socket) = duplex(10);
+        let mut socket = exit.watch(TokioIo::new(socket));
+        assert!(exit.leaving().is_none());
+        let mut passing = Box::pin(exit.pass(Version::HTTP_11, handed_over().await));
+        assert!(Pin::new(&mut socket).poll_write(&mut context, b"said before").is_ready());
+        assert!(passing.as_mut().poll(&mut context).is_pending());
+        assert!(exit.leaving().is_none(), "something may be left to be said");
+        assert!(Pin::new(&mut socket).poll_flush(&mut context).is_ready());
+        let opening = String::from_utf8(exit.leaving().unwrap().opening).unwrap();
+        assert!(opening.starts_with("HTTP/1.1 200 OK\r\ndate: ") && opening.ends_with("GMT\r\n\r\nhello"), "{opening}");
+        assert!(exit.leaving().is_none(), "once");
+    }
+
+    #[tokio::test]
+    async fn other_answers_pass() {
+        let exit = Exit::default();
+        let response = exit.pass(Version::HTTP_11, Response::new(Body::empty())).await;
+        assert_eq!((response.status(), exit.leaving().is_none()), (StatusCode::OK, true));
     }
 }
