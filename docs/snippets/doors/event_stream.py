@@ -10,7 +10,7 @@ def messages(url, headers):
     """The payload of each event, for ever; comes back by itself."""
     while True:
         try:
-            with requests.get(url, headers={"Accept": "text/event-stream", **headers}, stream=True, timeout=30) as answer:
+            with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
                 answer.raise_for_status()
                 lines = []
                 for line in answer.iter_lines(chunk_size=None, decode_unicode=False):
@@ -27,6 +27,8 @@ def messages(url, headers):
         time.sleep(random.uniform(0, 5))
 
 
-token = os.environ.get("CLARION_TOKEN")
-for message in messages(os.environ["CLARION_URL"] + "/news", {"Authorization": f"Bearer {token}"} if token else {}):
+headers = {"Accept": "text/event-stream"}
+if token := os.environ.get("CLARION_TOKEN"):
+    headers["Authorization"] = f"Bearer {token}"
+for message in messages(os.environ["CLARION_URL"] + "/news", headers):  # http://127.0.0.1:8000
     print(message, flush=True)

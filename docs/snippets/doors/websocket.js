@@ -1,4 +1,5 @@
-// Hears one channel in a page. Comes back by itself after a random pause that grows; returns what ends it.
+// Hears one channel in a page. Comes back by itself after a random pause that grows.
+// Returns a function that ends it.
 export function listen(url, onMessage) {
   const FOR_GOOD = [1000, 1002, 1007, 1009]; // and 3500 to 4999: coming back would not help
   let attempt = 0;
@@ -8,7 +9,7 @@ export function listen(url, onMessage) {
   function connect() {
     socket = new WebSocket(url);
     let lastSign = Date.now();
-    // A page cannot send protocol pings; this finds out that the network has gone away without saying so.
+    // A page cannot send protocol pings. This finds out that the network has gone away silently.
     const heartbeat = setInterval(() => {
       if (Date.now() - lastSign > 40_000) socket.close(3000);
       else if (socket.readyState === WebSocket.OPEN) socket.send("ping");

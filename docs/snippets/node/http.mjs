@@ -4,4 +4,5 @@ const answer = await fetch(`${process.env.CLARION_URL}/orders/eu`, { // http://1
   body: JSON.stringify({ id: 7, amount: "12.50" }),
   signal: AbortSignal.timeout(10_000),
 });
-if (!answer.ok) throw new Error(`${answer.status}: ${await answer.text()}`); // 503: try again; 504: nobody can know
+// 503: try again; 504: nobody can know
+if (!answer.ok) throw new Error(`${answer.status}: ${await answer.text()}`);

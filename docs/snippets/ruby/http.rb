@@ -7,4 +7,5 @@ answer = Net::HTTP.post(
   "Content-Type" => "application/json",
   "X-API-Key" => ENV.fetch("CLARION_API_KEY")
 )
-raise "#{answer.code}: #{answer.body}" unless answer.is_a?(Net::HTTPOK) # 503: try again; 504: nobody can know
+# 503: try again; 504: nobody can know
+raise "#{answer.code}: #{answer.body}" unless answer.is_a?(Net::HTTPOK)

@@ -6,7 +6,8 @@ export function tokenFor(user) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const claims = { sub: String(user), exp: Math.floor(Date.now() / 1000) + 3600 };
   const signed = `${part({ alg: "HS256", typ: "JWT" })}.${part(claims)}`;
-  return `${signed}.${createHmac("sha256", process.env.CLARION_JWT_SECRET).update(signed).digest("base64url")}`;
+  const signature = createHmac("sha256", process.env.CLARION_JWT_SECRET).update(signed);
+  return `${signed}.${signature.digest("base64url")}`;
 }
 
 console.log(tokenFor(42));
