@@ -1,6 +1,7 @@
 """How a snippet of the book is run in each language, and what has to be there for it."""
 
 import os
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -53,10 +54,19 @@ def node(snippet):
 
 def go(snippet):
     need("go")
+    if go_version("go", "version") < go_version("cat", SNIPPETS / "go/go.mod"):
+        pytest.skip("go is older than the snippets' modules")
     program = BUILT / "go" / snippet.stem
     program.parent.mkdir(parents=True, exist_ok=True)
     build("go", "build", "-o", program, snippet.name, cwd=snippet.parent)
     return (program,)
+
+
+@cache
+def go_version(*command):
+    """The version of Go that a text names, for comparing."""
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return tuple(int(part) for part in re.search(r"\bgo ?(\d+(?:\.\d+)+)", said).group(1).split(".")[:2])
 
 
 @cache
