@@ -31,7 +31,7 @@ use crate::{
 pub use args::{Args, Command, Flags};
 pub use bytes::ByteSize;
 pub use limits::Limits;
-pub use problem::{Problem, report};
+pub use problem::{Problem, Rejected};
 pub use reference::{page as reference, schema};
 
 /// All settings of a node.
@@ -125,15 +125,18 @@ impl Config {
     ///
     /// # Errors
     /// All mistakes.
-    pub fn load(flags: &Flags, vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, Vec<Problem>> {
+    pub fn load(flags: &Flags, vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, Rejected> {
         let layers::Read { mut config, mut problems, sources } = layers::read(flags, vars);
         config.settle();
         check::check(&config, &mut problems);
-        check::warn(&mut config);
         for problem in problems.iter_mut().filter(|problem| problem.source.is_none()) {
             problem.source = sources.get(&problem.key).cloned();
         }
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(Rejected { problems, warnings: config.warnings });
+        }
+        check::warn(&mut config);
+        Ok(config)
     }
 
     /// Hands what is set in one place to the modules that need it too.

@@ -6,7 +6,7 @@ use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use clap::{Parser, error::ErrorKind};
 use clarion_broker::{
-    config::{self, Args, Command, Config, LogFormat, report},
+    config::{self, Args, Command, Config, LogFormat},
     server::{self, CannotListen, Running, Shutdown},
 };
 use clarion_bus::Link;
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     }
     let config = match Config::load(&args.flags, variables()) {
         Ok(config) => config,
-        Err(problems) => return fail(USAGE, &report(&problems)),
+        Err(rejected) => return fail(USAGE, &rejected.to_string()),
     };
     match args.command {
         Some(Command::Config { check, .. }) => show(&config, check),
