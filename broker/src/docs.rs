@@ -17,26 +17,32 @@ use serde_json::Value;
 
 use crate::config;
 
+const HTTP: &str = include_str!("../docs/openapi.json");
+const RPC: &str = include_str!("../docs/openrpc.json");
+
 /// HTTP, as OpenAPI 3.1.
-pub static OPENAPI: LazyLock<Value> = LazyLock::new(|| read(include_str!("../docs/openapi.json")));
+pub static OPENAPI: LazyLock<Value> = LazyLock::new(|| read(HTTP));
 
 /// The methods of JSON-RPC, as OpenRPC 1.3.
-pub static OPENRPC: LazyLock<Value> = LazyLock::new(|| read(include_str!("../docs/openrpc.json")));
+pub static OPENRPC: LazyLock<Value> = LazyLock::new(|| read(RPC));
 
 fn read(text: &str) -> Value {
-    let text = text.replace("{{version}}", env!("CARGO_PKG_VERSION"));
-    serde_json::from_str(&text).expect("the document is JSON, as a test says")
+    serde_json::from_str(&released(text)).expect("the document is JSON, as a test says")
+}
+
+fn released(text: &str) -> String {
+    text.replace("{{version}}", env!("CARGO_PKG_VERSION"))
 }
 
 /// `GET /docs/openapi.json`.
 pub async fn openapi() -> Response {
-    static TEXT: LazyLock<Bytes> = LazyLock::new(|| format!("{:#}\n", *OPENAPI).into());
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| released(HTTP).into());
     told("application/json", TEXT.clone())
 }
 
 /// `GET /docs/openrpc.json`.
 pub async fn openrpc() -> Response {
-    static TEXT: LazyLock<Bytes> = LazyLock::new(|| format!("{:#}\n", *OPENRPC).into());
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| released(RPC).into());
     told("application/json", TEXT.clone())
 }
 
