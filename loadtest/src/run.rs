@@ -125,7 +125,8 @@ impl<'a> Run<'a> {
         let workers = scenario.workers();
         let mut fleet = Fleet::start(workers, &Whereabouts::of(common)?)?;
         let title = format!("{} · {}", scenario.name(), server.name);
-        let mut watch = Watch::new(server.pids.clone(), fleet.pids(), show.then_some(title.as_str()));
+        let mut watch =
+            Watch::new(server.pids.clone(), fleet.pids(), show.then_some((title.as_str(), scenario.connections())));
         let offsets = fleet.offsets(&mut watch)?;
         let mut report = Report {
             scenario: scenario.name().to_owned(),

@@ -1,4 +1,4 @@
-//! Several servers, or one in several ways, in turns: A B A B, each started anew every time.
+//! Several servers, or one in several ways, in turns: A B A B, each started anew every time; one alone is repeated.
 
 use clap::Parser;
 
@@ -68,9 +68,6 @@ fn turns(compare: &Compare) -> Result<Vec<Turn>> {
     } else {
         compare.servers.iter().map(|name| Some(name.as_str())).collect()
     };
-    if ways.len() * servers.len() < 2 {
-        return Err(Failure::usage("there is nothing to compare").remedy("name several --servers, or several --vary"));
-    }
     let mut turns = Vec::new();
     for way in ways {
         let first = turns.len();
@@ -79,6 +76,7 @@ fn turns(compare: &Compare) -> Result<Vec<Turn>> {
             let label = match (server, way) {
                 (Some(server), "") => (*server).to_owned(),
                 (Some(server), way) if servers.len() > 1 => format!("{server} {way}"),
+                (None, "") => scenario.common().server.clone(),
                 (_, way) => way.to_owned(),
             };
             let base = if servers.len() > 1 { first } else { 0 };
@@ -129,13 +127,14 @@ mod tests {
     }
 
     #[test]
+    fn one_alone_is_repeated() {
+        let turns = turns_of("x|compare|fanout|-c|7").unwrap();
+        assert_eq!(turns, [("clarion".to_owned(), 0, 7)]);
+    }
+
+    #[test]
     fn what_cannot_be_compared_is_refused() {
-        for line in [
-            "x|compare|--servers|floor|fanout",
-            "x|compare|fanout",
-            "x|compare|--vary|-c 1|--vary|--nonsense|fanout",
-            "x|compare|--servers|floor,ws|floor",
-        ] {
+        for line in ["x|compare|--vary|-c 1|--vary|--nonsense|fanout", "x|compare|--servers|floor,ws|floor"] {
             assert_eq!(turns_of(line).unwrap_err().exit_code(), 64, "{line}");
         }
         assert_eq!(turns_of("x|compare|--servers|floor,ws|fanout|--help").unwrap_err().exit_code(), 0);

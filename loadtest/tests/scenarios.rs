@@ -303,7 +303,7 @@ fn usage_errors_exit_64_and_start_nothing() {
         "idle --server floor --audience me -c 10",
         "fanout -c 10 --channels 3",
         "fanout --server ws --shards 2 -c 10",
-        "compare --servers clarion fanout",
+        "compare --servers clarion floor",
         "fanout --expect nonsense",
     ] {
         let ran = loadtest(line).ends(64);

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Figures that are worth a ratio, in the order in which people look for them.
-pub(crate) const COMPARED: [&str; 18] = [
+pub(crate) const COMPARED: [&str; 23] = [
     "cpu_us_per_delivery",
     "messages_per_read",
     "cpu_us_per_message",
@@ -24,6 +24,9 @@ pub(crate) const COMPARED: [&str; 18] = [
     "p50_ms",
     "p99_ms",
     "p999_ms",
+    "calm_p99_ms",
+    "storm_p99_ms",
+    "storm_over_calm_p99",
     "reading_p99_ms",
     "stalled_p99_ms",
     "stalled_over_reading_p99",
@@ -33,6 +36,8 @@ pub(crate) const COMPARED: [&str; 18] = [
     "pss_bytes_per_connection",
     "server_cores_at_rest",
     "server_pss_mib",
+    "stalled_peak_pss_mib",
+    "pss_kib_per_stalled_reader",
 ];
 
 /// Several servers, measured in turns.
