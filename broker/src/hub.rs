@@ -130,13 +130,13 @@ impl Hub {
     /// # Errors
     /// As [`Hub::start`].
     pub fn start_with(config: Config, handler: impl Handler, registry: &Registry) -> io::Result<Self> {
+        let count = config.shard_count();
         let common = Arc::new(Common {
-            masks: Arc::new(Masks::default()),
+            masks: Arc::new(Masks::new(count)),
             users: Arc::new(Users::default()),
             metrics: Metrics::new(registry).map_err(io::Error::other)?,
             settings: Settings::from(&config),
         });
-        let count = config.shard_count();
         let hosts = config.host && count == 1;
         let shards = std::iter::repeat_n(handler, count)
             .enumerate()
