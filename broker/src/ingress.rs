@@ -21,12 +21,13 @@ pub use deliverer::{Deliverer, Internal, Internals};
 pub use metrics::Metrics;
 
 /// The `[ingress]` table.
-#[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// How long a new connection waits for its interests to stand: a bus answers within milliseconds, so this is what
     /// a reconnecting one may take before the client is better off being told to come back; half of the handshake's time.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub subscribe_timeout: Duration,
     /// The largest payload that may be published, set from the broker's own limit.
     #[serde(skip)]

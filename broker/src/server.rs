@@ -1,6 +1,7 @@
 //! The edge: opens the listeners, builds and wires everything below, serves, and leaves in order.
 
 mod accept;
+mod exit;
 mod leave;
 mod listen;
 mod routes;
@@ -153,7 +154,9 @@ impl Parts {
         });
         clients.wire(&node);
         let (probe, drain) = (probe::Metrics::new(&registry)?, drain::Metrics::new(&registry)?);
-        Ok(Self { node, bus, ready: Ready::new(), registry, probe, drain })
+        let ready = Ready::new();
+        ready.register(&registry)?;
+        Ok(Self { node, bus, ready, registry, probe, drain })
     }
 }
 

@@ -220,12 +220,12 @@ impl Bus for Redis {
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
-        self.not_closed()?;
+        self.may_send()?;
         self.publisher.publish(&publication).await
     }
 
     async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
-        if let Err(error) = self.not_closed() {
+        if let Err(error) = self.may_send() {
             return vec![Err(error); publications.len()];
         }
         self.publisher.publish_all(&publications).await
@@ -270,8 +270,20 @@ impl Bus for Redis {
 }
 
 impl Redis {
-    fn not_closed(&self) -> Result<(), PublishError> {
-        if self.stop.is_cancelled() { Err(PublishError::NotTaken("the bus is closed".to_owned())) } else { Ok(()) }
+    /// Whether there is any use in giving a message to the publishing connection. One that is given to a server that
+    /// hangs is answered when the time of a command is over, and by then nobody can know whether it was taken.
+    fn may_send(&self) -> Result<(), PublishError> {
+        let not_taken = |reason: &str| Err(PublishError::NotTaken(reason.to_owned()));
+        if self.stop.is_cancelled() {
+            return not_taken("the bus is closed");
+        }
+        // On a cluster one of many servers may be away, and the others take what is theirs.
+        match &*self.shared.link.borrow() {
+            Link::Down(reason) if !self.publisher.is_of_cluster() => {
+                not_taken(reason.as_deref().unwrap_or("there is no connection"))
+            }
+            Link::Up | Link::Down(_) => Ok(()),
+        }
     }
 }
 

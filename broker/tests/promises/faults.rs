@@ -92,6 +92,18 @@ async fn a_frozen_bus_is_noticed_and_answered_504() {
 }
 
 #[tokio::test]
+async fn a_redis_that_is_known_to_hang_is_given_nothing() {
+    let redis = RedisServer::start().await;
+    // What is given to a server that hangs would be answered after longer than this test has patience for.
+    let node =
+        development().args(["--bus", &redis.url()]).env("CLARION_BUS_COMMAND_TIMEOUT", "10m").start_ready().await;
+    redis.pause();
+    eventually("it is not ready", async || !node.is_ready().await).await;
+    assert_eq!(publish(&node, "news", "surely not taken").await.code(), 503);
+    redis.resume();
+}
+
+#[tokio::test]
 async fn a_silent_link_is_rebuilt() {
     let (redis, nats) = (RedisServer::start().await, NatsServer::start().await);
     for (kind, addr) in [("redis", redis.addr()), ("nats", nats.addr())] {
