@@ -158,7 +158,7 @@ class Network:
         command = [sys.executable, WIRE, part, before, delay, loss, rate]
         wire = subprocess.Popen(
             ["ip", "netns", "exec", switch, *map(str, command)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
         )
         # It says when it listens.
         if not wire.stdout.readline():
