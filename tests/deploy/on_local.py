@@ -12,6 +12,7 @@ import types
 import urllib.error
 import urllib.request
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import nats
 import pytest
@@ -41,9 +42,20 @@ def local(*arguments, **options):
     return subprocess.run([LOCAL, *map(str, arguments)], capture_output=True, text=True, check=False, **options)
 
 
+def take_leftovers_away():
+    """The clusters of tests that were killed and could not clean up."""
+    for folder in Path("/run/clarion-local").glob("[te]*x*"):
+        pid = re.fullmatch(r"[te](\d+)x\w", folder.name)
+        if pid and not Path(f"/proc/{pid[1]}").exists():
+            local("down", "--name", folder.name)
+
+
 class Cluster:
+    number = itertools.count()
+
     def __init__(self, *options):
-        self.name = f"t{random.randrange(16**9):x}"
+        take_leftovers_away()
+        self.name = f"t{os.getpid()}x{next(self.number)}"
         self.run("up", "--broker", BROKER, "-e", f"CLARION_DRAIN_WAIT={DRAIN_WAIT}s", *options)
         status = self.status()
         self.bus, self.url, self.bus_url, self.dashboard = (status[key] for key in ("bus", "url", "bus_url", "dashboard"))

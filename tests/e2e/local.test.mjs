@@ -22,7 +22,7 @@ function impossible() {
 
 /** The cluster with the example on it. `local(…)` runs a command of deploy/local. */
 async function startCluster(t, bus) {
-  const name = `e${process.pid}${bus}`;
+  const name = `e${process.pid}x${bus[0]}`;
   const local = (command, ...args) => run(LOCAL, [command, "--name", name, ...args]);
   t.after(() => local("down"));
   await local("up", "--bus", bus, "--broker", BROKER, "--example", "orders", "--rate", "0", "-e", "CLARION_DRAIN_WAIT=3s");
