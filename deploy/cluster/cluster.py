@@ -83,9 +83,9 @@ class Cluster:
         except FileExistsError:
             raise Trouble(f"there is a cluster `{self.name}` already: `deploy/local down`, or take another --name") from None
         self.settings = settings
-        # Whoever runs the programs writes here, and nobody else looks into the logs.
+        # Whoever runs the programs writes here, and nobody else looks around; NGINX has workers with fewer rights yet.
         os.chown(self.folder, *caller())
-        self.folder.chmod(0o700)
+        self.folder.chmod(0o711)
 
     def down(self):
         """Takes away what there is of it; it is no mistake when there is nothing, or half of it."""
@@ -145,9 +145,11 @@ class Cluster:
         folder = self.folder / "shop"
         folder.mkdir()
         os.chown(folder, *caller())
-        packages = {"PYTHONPATH": str(ROOT / "target/python"), "TMPDIR": str(folder)}
+        paths = filter(None, [os.environ.get("PYTHONPATH"), str(ROOT / "target/python")])
+        packages = {"PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(folder)}
         module = self.settings["bus"]
-        if subprocess.run([sys.executable, "-c", f"import {module}"], env=self.environment(packages), capture_output=True, check=False).returncode:
+        probe = [*rights(), sys.executable, "-c", f"import {module}"]
+        if subprocess.run(probe, env=self.environment(packages), capture_output=True, check=False).returncode:
             raise Trouble("the example needs packages: ./test tools, or pip install -r examples/orders/requirements.txt")
         script = ROOT / f"examples/{self.settings['example']}/run"
         own = ["--bus", self.bus_url(), "--prefix", "clarion", "--push", self.url("proxy"), "--host", self.network.address("shop")]
@@ -158,7 +160,7 @@ class Cluster:
         """What a program gets: nothing of a broker's settings but what is said here."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CLARION_")}
         # Debian keeps servers in sbin.
-        return {**clean, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", **variables}
+        return {**clean, "HOME": home(), "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", **variables}
 
     def start(self, part, command, variables=None):
         """Starts a program on a machine; it stays when we end."""
@@ -167,9 +169,7 @@ class Cluster:
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, hard), hard))
 
-        user, group = caller()
-        rights = ["setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups"] if user else []
-        command = ["ip", "netns", "exec", self.network.namespace(part), *rights, *map(str, command)]
+        command = ["ip", "netns", "exec", self.network.namespace(part), *rights(), *map(str, command)]
         with self.log(part).open("ab") as log:
             subprocess.Popen(
                 command, cwd=self.folder, env=self.environment(variables or {}), preexec_fn=many_files,
@@ -274,6 +274,16 @@ def caller():
     return int(os.environ.get("SUDO_UID", 0)), int(os.environ.get("SUDO_GID", 0))
 
 
+def rights():
+    """What a command begins with that runs with the caller's rights."""
+    user, group = caller()
+    return ["setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups"] if user else []
+
+
+def home():
+    return pwd.getpwuid(caller()[0]).pw_dir
+
+
 @contextmanager
 def lock():
     """One after the other, since each looks for a network that nobody has."""
@@ -289,8 +299,7 @@ def check_programs(settings):
     if settings["nodes"] > MOST_NODES:
         raise Trouble(f"--nodes is at most {MOST_NODES}")
     os.environ["PATH"] += ":/usr/sbin:/sbin"
-    needed = {settings["bus"]: None, settings["proxy"]: None, "ip": None, "setpriv": None}
-    for what in needed:
+    for what in (settings["bus"], settings["proxy"], "ip", "setpriv"):
         program = {"redis": "redis-server", "nats": "nats-server"}.get(what, what)
         if not shutil.which(program):
             raise Trouble(f"{program} is missing: apt install {PROGRAMS[what]}")
@@ -302,13 +311,10 @@ def check_programs(settings):
 
 def build_broker():
     """The broker of this repository, built by whoever called: cargo is hardly ever root's."""
-    user, group = caller()
-    home = pwd.getpwuid(user).pw_dir
-    environment = {**os.environ, "HOME": home, "PATH": f"{os.environ.get('PATH', '')}:{home}/.cargo/bin"}
+    environment = {**os.environ, "HOME": home(), "PATH": f"{os.environ.get('PATH', '')}:{home()}/.cargo/bin"}
     if not shutil.which("cargo", path=environment["PATH"]):
         raise Trouble("cargo is missing: install rustup (https://rustup.rs), or give a broker by --broker")
-    rights = ["setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups"] if user else []
-    command = [*rights, "cargo", "build", "--quiet", "--release", "--locked", "-p", "clarion-broker"]
+    command = [*rights(), "cargo", "build", "--quiet", "--release", "--locked", "-p", "clarion-broker"]
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
         raise Trouble("the broker could not be built")
     return str(ROOT / "target/release/clarion-broker")
