@@ -17,5 +17,5 @@ pub use self::{
     server::Server,
     session::Session,
     settings::{Config, Mistake},
-    stream::{Refusal, TlsStream},
+    stream::{Carrier, Refusal, TlsStream},
 };

@@ -69,8 +69,15 @@ impl Rig for Cluster {
     }
 
     async fn kill_connections(&self) -> bool {
+        // A link that is killed here is soon at another server: there only those are killed that were there before.
+        let mut subscribers = Vec::new();
         for node in self.cluster.nodes() {
-            node.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+            let list = node.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
+            let ids = list.lines().filter_map(|line| line.strip_prefix("id=")?.split_once(' '));
+            subscribers.extend(ids.map(|(id, _)| (node, id.to_owned())));
+        }
+        for (node, id) in subscribers {
+            node.cli(&["CLIENT", "KILL", "ID", &id]).await;
         }
         true
     }

@@ -1,16 +1,13 @@
 //! What a shard knows of a connection: a small record that fan-out touches, and the rest beside it.
 
-use std::{
-    io::{self, IoSlice, Read, Write},
-    sync::Arc,
-};
+use std::io::{self, IoSlice, Read, Write};
 
 use bytes::Bytes;
 use clarion_protocol::Interest;
 use mio::{Token, net::TcpStream};
 use smallvec::SmallVec;
 
-use super::{Subscription, stream::Pipe};
+use super::Subscription;
 use crate::{
     connection::{Connection, Phase, Pulse},
     outbox::{Outbox, SlowPolicy},
@@ -99,8 +96,6 @@ pub(super) enum Transport {
     Tcp(TcpStream),
     /// The same with TLS on it.
     Tls(Box<Tls>),
-    /// The body of an HTTP response, which fetches.
-    Events(Arc<Pipe>),
 }
 
 /// A socket and the session on it. Plaintext goes into the session only while no ciphertext waits, so that what is bounded
@@ -155,7 +150,7 @@ impl Transport {
         let socket = match self {
             Self::Tcp(socket) => socket,
             Self::Tls(tls) => return tls.session.write(&mut tls.socket, bytes),
-            Self::Waiting | Self::Events(_) => return Ok(0),
+            Self::Waiting => return Ok(0),
         };
         let mut written = 0;
         // After a short write once more, so that the kernel knows that we wait and tells when there is room.
@@ -194,7 +189,7 @@ impl Record {
                 self.mind();
                 result
             }
-            Transport::Waiting | Transport::Events(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Transport::Waiting => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -228,11 +223,10 @@ impl Record {
             outbox.keep(frame);
             return Ok(());
         }
-        let written = self.write(&frame)?;
-        if written == 0 {
-            self.outbox.get_or_insert_default().keep(frame);
-        } else if written < frame.len() {
-            self.outbox.get_or_insert_default().begin(frame.slice(written..));
+        match self.write(&frame)? {
+            all if all == frame.len() => {}
+            0 => self.outbox.get_or_insert_default().keep(frame),
+            written => self.outbox.get_or_insert_default().begin(frame.slice(written..)),
         }
         Ok(())
     }
@@ -243,7 +237,7 @@ impl Record {
         let written = match &mut self.transport {
             Transport::Tcp(socket) => outbox.flush(socket)?,
             Transport::Tls(tls) => tls.session.flush(&mut tls.socket)? + outbox.flush(&mut **tls)?,
-            Transport::Waiting | Transport::Events(_) => return Ok(0),
+            Transport::Waiting => return Ok(0),
         };
         self.tidy();
         Ok(written)

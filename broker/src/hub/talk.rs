@@ -73,6 +73,11 @@ impl<H: Handler> Shard<H> {
         let Some(record) = self.record(key).filter(|record| !record.paused) else { return false };
         let to_the_end = to_the_end || record.transport.is_tls();
         match record.read(buffer) {
+            Ok(0) if record.cold.connection.is_stream() => {
+                // Hanging up is the only goodbye that it has.
+                self.remove(key, Some(End::Client));
+                false
+            }
             Ok(0) => {
                 self.lose(key);
                 false
@@ -97,7 +102,7 @@ impl<H: Handler> Shard<H> {
     pub(super) fn take_in(&mut self, key: Key, mut input: &mut [u8]) {
         let limit = self.common.settings.message_bytes;
         let Some(record) = self.record(key) else { return };
-        if record.phase == Phase::Failed {
+        if record.phase == Phase::Failed || record.cold.connection.is_stream() {
             return;
         }
         let mut kept = record.cold.connection.incoming.take();
@@ -213,18 +218,24 @@ impl<H: Handler> Shard<H> {
         }
     }
 
-    /// Ends a connection whose last words were written.
+    /// Ends a connection whose last words were written; a stream's client sees the end, and hangs up.
     fn settle(&mut self, key: Key) {
         let Some(record) = self.record(key).filter(|record| record.outbox.is_none()) else { return };
-        if !matches!(record.phase, Phase::Leaving | Phase::Failed) || !record.end() {
+        let is_last = match record.phase {
+            Phase::Open => false,
+            Phase::Closing => record.cold.connection.is_stream(),
+            Phase::Leaving | Phase::Failed => true,
+        };
+        if !is_last || !record.end() {
             return;
         }
-        match (record.phase, &record.transport) {
-            (Phase::Leaving, Transport::Tcp(_) | Transport::Tls(_)) => self.remove(key, None),
-            // It may still be sending: closing now would answer that with a reset, and the goodbye would be lost.
-            (Phase::Failed, Transport::Tcp(socket)) => drop(socket.shutdown(Shutdown::Write)),
-            (Phase::Failed, Transport::Tls(tls)) => drop(tls.socket.shutdown(Shutdown::Write)),
-            _ => {}
+        // Whoever broke a rule may still be sending: closing now would answer that with a reset, and the goodbye would be lost.
+        let close_at_once = record.phase == Phase::Leaving;
+        match &record.transport {
+            Transport::Waiting => {}
+            Transport::Tcp(_) | Transport::Tls(_) if close_at_once => self.remove(key, None),
+            Transport::Tcp(socket) => drop(socket.shutdown(Shutdown::Write)),
+            Transport::Tls(tls) => drop(tls.socket.shutdown(Shutdown::Write)),
         }
     }
 

@@ -5,20 +5,24 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pair::{Files, Pair};
 
 /// TLS towards clients. On when both files are named.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The PEM file with the certificate, and after it those up to its authority.
+    #[schemars(example = "/etc/clarion/tls/tls.crt")]
     pub certificate: Option<PathBuf>,
     /// The PEM file with its private key.
+    #[schemars(example = "/etc/clarion/tls/tls.key")]
     pub key: Option<PathBuf>,
     /// How often the files are looked at: certificates are renewed days ahead, so seconds are soon enough.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub reload: Duration,
 }
 

@@ -69,11 +69,27 @@ impl TlsStream {
     pub(super) fn handshake(&self) -> Option<HandshakeKind> {
         self.session.handshake()
     }
+}
 
-    /// The socket, and the session that goes on over it elsewhere. What was decrypted and not fetched is still in there.
-    #[must_use]
-    pub fn into_parts(self) -> (TcpStream, Box<Session>) {
-        (self.socket, self.session)
+/// What HTTP is spoken over, until the socket leaves for its shard.
+pub trait Carrier: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// The socket out of its runtime, and the session that goes on over it elsewhere, if there is one. What was decrypted and
+    /// not fetched is still in there.
+    ///
+    /// # Errors
+    /// When the runtime does not let it go.
+    fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<Session>>)>;
+}
+
+impl Carrier for TcpStream {
+    fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<Session>>)> {
+        Ok((self.into_std()?, None))
+    }
+}
+
+impl Carrier for TlsStream {
+    fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<Session>>)> {
+        Ok((self.socket.into_std()?, Some(self.session)))
     }
 }
 

@@ -50,8 +50,9 @@ impl Recorder {
         self.all.lock().iter().map(|one| String::from_utf8_lossy(&one.payload).into_owned()).collect()
     }
 
+    /// How many deliveries there are in `all`; what the watch says comes a moment later.
     pub(crate) fn count(&self) -> usize {
-        *self.count.borrow()
+        self.all.lock().len()
     }
 
     pub(crate) fn gaps(&self) -> usize {
@@ -61,7 +62,7 @@ impl Recorder {
     /// Waits until what was heard satisfies `check`.
     pub(crate) async fn wait(&self, check: impl Fn(&[Heard]) -> bool) {
         let mut count = self.count.subscribe();
-        count.wait_for(|_| check(&self.all.lock())).await.unwrap();
+        within("what was heard is as expected", count.wait_for(|_| check(&self.all.lock()))).await.unwrap();
     }
 
     /// Waits for so many deliveries in all.
