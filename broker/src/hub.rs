@@ -13,7 +13,6 @@ mod metrics;
 mod queue;
 mod record;
 mod shard;
-mod stream;
 mod table;
 mod talk;
 mod users;
@@ -47,13 +46,11 @@ use self::{
     queue::{Command, Inbox},
     record::Key,
     shard::{Common, Settings, Shard},
-    stream::Pipe,
     users::Users,
 };
 pub use self::{
     config::{Config, MAX_SHARDS},
     handler::{Answer, From, Handler, Sender, Upstream},
-    stream::EventStream,
 };
 pub use crate::{connection::ConnectionId, outbox::SlowPolicy};
 
@@ -82,8 +79,6 @@ pub struct Open {
     pub upstream: Option<Channel>,
     /// When its token ends, from now.
     pub expires: Option<Duration>,
-    /// What an event stream begins with.
-    pub greeting: Bytes,
     /// Dropped when the connection is gone: gives back interests and permits. Dropping must not block.
     pub lease: Box<dyn Send>,
 }
@@ -272,13 +267,11 @@ impl Drop for Inner {
 pub struct Ticket {
     inbox: Arc<Inbox>,
     key: Key,
-    /// Where the bytes of an event stream come from.
-    pipe: Option<Arc<Pipe>>,
     used: bool,
 }
 
 impl Ticket {
-    /// Gives a WebSocket its socket, after the handshake, with what was read from it beyond the request.
+    /// Gives the connection its socket, once its client was told that it is let in, with what was read beyond the request.
     pub fn attach(mut self, socket: std::net::TcpStream, read_ahead: Bytes) {
         // A socket that cannot be set is broken: the ticket is dropped unused, which closes the connection.
         if let Err(error) = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)) {
@@ -287,14 +280,6 @@ impl Ticket {
         }
         self.used = true;
         self.inbox.command(Command::Attach(self.key, socket, read_ahead));
-    }
-
-    /// Takes the connection's bytes as a stream for an HTTP response. Dropping the stream closes the connection.
-    pub fn into_stream(mut self) -> EventStream {
-        self.used = true;
-        // A ticket of a WebSocket has no pipe: its stream has nothing to say, and closes the connection when it is dropped.
-        let pipe = self.pipe.take().unwrap_or_default();
-        EventStream::new(pipe, Arc::clone(&self.inbox), self.key)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The edge: opens the listeners, builds and wires everything below, serves, and leaves in order.
 
 mod accept;
+mod exit;
 mod leave;
 mod listen;
 mod routes;

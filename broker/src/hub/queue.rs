@@ -27,7 +27,7 @@ pub(super) enum Item {
 pub(super) enum Command {
     Open(Box<Open>, oneshot::Sender<Ticket>),
     Attach(Key, std::net::TcpStream, Bytes),
-    /// The client's side was given up.
+    /// The handshake was given up.
     Gone(Key),
     Resume(Key),
     Close(Key, CloseCode),

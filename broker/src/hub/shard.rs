@@ -20,9 +20,9 @@ use super::{
     config::Config,
     fanout::FanOut,
     handler::Handler,
-    metrics::Metrics,
+    metrics::{End, Metrics},
     queue::{Command, Inbox, Item},
-    record::{Key, Record, Transport},
+    record::{Key, Record},
     table::Table,
     users::Users,
     wheel::Wheel,
@@ -192,16 +192,13 @@ impl<H: Handler> Shard<H> {
             }
         }
         self.fan_out();
-        for waker in self.fan.wakers.drain(..) {
-            waker.wake();
-        }
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Open(open, reply) => self.open(*open, reply),
             Command::Attach(key, socket, read_ahead) => self.attach(key, socket, &read_ahead),
-            Command::Gone(key) => self.give_up(key),
+            Command::Gone(key) => self.remove(key, Some(End::Handshake)),
             Command::Resume(key) => self.resume(key),
             Command::Close(key, code) => {
                 self.fan_out();
@@ -237,13 +234,8 @@ impl<H: Handler> Shard<H> {
 impl<H> Drop for Shard<H> {
     fn drop(&mut self) {
         // What the deadline left behind: leases are given back and the counters are right before the thread is joined.
-        for (_, record) in &mut self.records {
+        for (_, record) in &self.records {
             self.common.metrics.connections(record.cold.connection.dialect).dec();
-            if let Transport::Events(pipe) = &record.transport
-                && let Some(waker) = pipe.end()
-            {
-                waker.wake();
-            }
         }
         self.inbox.connections.store(0, Ordering::Relaxed);
         self.inbox.closing.store(0, Ordering::Relaxed);

@@ -96,7 +96,6 @@ impl Fixture {
             user: None,
             upstream: None,
             expires: None,
-            greeting: Bytes::new(),
             lease: Box::new(Lease(Arc::clone(&self.leases))),
         }
     }
