@@ -237,6 +237,18 @@ impl Auth {
         Err(self.refuse(error))
     }
 
+    /// Whether somebody may do what only backends do; `backend` is what [`Auth::backend`] said.
+    ///
+    /// # Errors
+    /// [`AuthError::Unauthorized`] where an API key may help, [`AuthError::Forbidden`] for a signed-in user.
+    pub fn must_be_backend(&self, who: &Identity, backend: bool) -> Result<(), AuthError> {
+        match &who.user {
+            _ if backend => Ok(()),
+            None => Err(self.refuse(AuthError::Unauthorized { reason: Unauthorized::NoApiKey })),
+            Some(_) => Err(self.refuse(AuthError::Forbidden { reason: Forbidden::BackendOnly })),
+        }
+    }
+
     fn refuse(&self, error: AuthError) -> AuthError {
         self.metrics.failures.with_label_values(&[error.code()]).inc();
         error
@@ -291,7 +303,7 @@ pub enum Forbidden {
     AllUsers,
     /// The token does not name the channel.
     NotGranted,
-    /// Only a backend publishes here.
+    /// Only a backend may do this.
     BackendOnly,
 }
 

@@ -11,6 +11,7 @@ mod layers;
 mod limits;
 mod node;
 mod problem;
+mod reference;
 mod text;
 
 use std::{net::SocketAddr, time::Duration};
@@ -18,6 +19,7 @@ use std::{net::SocketAddr, time::Duration};
 use clarion_bus::BusConfig;
 use clarion_protocol::{NodeName, Prefix};
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,10 +31,11 @@ use crate::{
 pub use args::{Args, Command, Flags};
 pub use bytes::ByteSize;
 pub use limits::Limits;
-pub use problem::{Problem, report};
+pub use problem::{Problem, Rejected};
+pub use reference::{page as reference, schema};
 
 /// All settings of a node.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where clients connect.
@@ -41,12 +44,16 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// What all subjects on the bus begin with, so that deployments can share one.
     #[serde(with = "text")]
+    #[schemars(with = "String")]
     pub prefix: Prefix,
     /// This node's name, unique among the members; by default the host's and a random part.
+    #[schemars(with = "String")]
     pub node: NodeName,
     /// `host:port` at which other nodes reach this one's listener.
+    #[schemars(example = "10.1.2.3:8000")]
     pub advertise: Option<String>,
     /// The address at which clients reach this very node.
+    #[schemars(with = "Option<String>", example = "https://node-1.push.example.com")]
     pub public_url: Option<WebUrl>,
     /// What happens to a user's connection that did not come to his home.
     pub pin: Pin,
@@ -54,8 +61,10 @@ pub struct Config {
     pub insecure: bool,
     /// Ends the process with status 69 when the bus is not connected after this time, instead of trying for ever.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Duration>", example = "10s")]
     pub require_bus: Option<Duration>,
     /// Networks of proxies whose word about their client's address is taken.
+    #[schemars(with = "Vec<String>", example = ["10.0.0.0/8"])]
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which they give it.
     pub proxy_header: ProxyHeader,
@@ -116,15 +125,18 @@ impl Config {
     ///
     /// # Errors
     /// All mistakes.
-    pub fn load(flags: &Flags, vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, Vec<Problem>> {
+    pub fn load(flags: &Flags, vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, Rejected> {
         let layers::Read { mut config, mut problems, sources } = layers::read(flags, vars);
         config.settle();
         check::check(&config, &mut problems);
-        check::warn(&mut config);
         for problem in problems.iter_mut().filter(|problem| problem.source.is_none()) {
             problem.source = sources.get(&problem.key).cloned();
         }
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(Rejected { problems, warnings: config.warnings });
+        }
+        check::warn(&mut config);
+        Ok(config)
     }
 
     /// Hands what is set in one place to the modules that need it too.
@@ -165,7 +177,7 @@ impl Config {
 }
 
 /// What happens to a user's connection that did not come to his home.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Pin {
     /// It is served where it landed.
@@ -178,7 +190,7 @@ pub enum Pin {
 }
 
 /// The `[log]` table.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,clarion_bus=debug`.
@@ -194,7 +206,7 @@ impl Default for Log {
 }
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.

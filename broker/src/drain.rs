@@ -28,18 +28,21 @@ const STALLED: Duration = Duration::from_secs(6);
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
 /// The `[drain]` table.
-#[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// From readiness red to the last accept: load balancers look every few seconds and then need a moment to be told.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub wait: Duration,
     /// Over how long connections are closed, so that the other nodes take them in one by one. As long as the deadline
     /// leaves, unless it is set; a node with few connections takes less.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<Duration>")]
     pub close_over: Option<Duration>,
     /// From the signal to the exit: what Kubernetes grants before it kills.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub deadline: Duration,
 }
 

@@ -8,6 +8,7 @@ pub mod doors;
 pub mod rpc;
 pub mod api;
 pub mod relay;
+pub mod docs;
 pub mod node;
 pub mod answer;
 pub mod admin;

@@ -6,7 +6,7 @@ use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
 
 use clap::{Parser, error::ErrorKind};
 use clarion_broker::{
-    config::{Args, Command, Config, LogFormat, report},
+    config::{self, Args, Command, Config, LogFormat},
     server::{self, CannotListen, Running, Shutdown},
 };
 use clarion_bus::Link;
@@ -31,12 +31,17 @@ fn main() -> ExitCode {
             return if asked { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
         }
     };
+    if let Some(Command::Config { reference, schema, .. }) = args.command
+        && (reference || schema)
+    {
+        return describe(schema);
+    }
     let config = match Config::load(&args.flags, variables()) {
         Ok(config) => config,
-        Err(problems) => return fail(USAGE, &report(&problems)),
+        Err(rejected) => return fail(USAGE, &rejected.to_string()),
     };
     match args.command {
-        Some(Command::Config { check }) => show(&config, check),
+        Some(Command::Config { check, .. }) => show(&config, check),
         None => run(&config),
     }
 }
@@ -55,6 +60,17 @@ fn show(config: &Config, check: bool) -> ExitCode {
         println!("the configuration is good");
     } else {
         print!("{}", config.to_toml());
+    }
+    ExitCode::SUCCESS
+}
+
+/// Prints what can be set, whatever is set.
+#[expect(clippy::print_stdout, reason = "this is what `config` is asked for")]
+fn describe(schema: bool) -> ExitCode {
+    if schema {
+        println!("{:#}", config::schema());
+    } else {
+        print!("{}", config::reference());
     }
     ExitCode::SUCCESS
 }

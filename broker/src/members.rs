@@ -29,20 +29,23 @@ pub use view::{Home, Peer, View};
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The `[members]` table. The times must be the same on all nodes.
-#[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// How often a node says that it lives: cheap for a hundred nodes, and a death is noticed within seconds.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub interval: Duration,
     /// How many heartbeats may be missed: one can be lost, and two be late.
     pub missed: u32,
     /// How long nobody is given up after this node could not hear: other nodes' links come back later than its own, by up
     /// to the bus's longest pause between two attempts and the time of one, 5 s each.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub grace: Duration,
     /// How long `online` waits for answers: they take milliseconds, and somebody is waiting.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub online_timeout: Duration,
     /// This node's share of the ring, 1 to 100, relative to the others'.
     pub weight: u16,

@@ -14,10 +14,12 @@ use bytes::{Buf, Bytes};
 use clarion_protocol::Channel;
 
 /// What happens to a message that finds a connection's outbox full.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum SlowPolicy {
-    /// The connection is closed with [`CloseCode::Slow`](clarion_protocol::CloseCode::Slow).
+    /// The connection is closed with 3008.
     #[default]
     Disconnect,
     /// The messages that have waited longest are dropped.

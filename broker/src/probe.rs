@@ -24,14 +24,16 @@ const REBUILD_PAUSE: Duration = Duration::from_secs(10);
 pub const BUS: &str = "bus";
 
 /// The `[probe]` table.
-#[derive(Debug, Clone, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The pause between two probes: a dead subscription should be seen within seconds, and one message a second is nothing.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub interval: Duration,
     /// After how long a probe counts as late: longer than a busy bus takes, shorter than people's patience.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub timeout: Duration,
 }
 

@@ -30,7 +30,6 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     answer::Problem,
     api::{self, body},
-    auth::{AuthError, Unauthorized},
     node::{Caller, Node},
 };
 
@@ -106,9 +105,7 @@ impl From<Problem> for Failure {
 pub async fn rpc(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     let caller = node.caller(&head).await?;
-    if !caller.backend {
-        return Err(AuthError::Unauthorized { reason: Unauthorized::NoApiKey }.into());
-    }
+    node.auth.must_be_backend(&caller.identity, caller.backend)?;
     let json = body::read(&head, body, limits::BATCH_BYTES).await?;
     // Done to its end even when the caller hangs up: a batch that stops halfway helps nobody.
     let answer = tokio::spawn(async move { answer_all(&node, &caller, &json).await }).await;

@@ -24,22 +24,38 @@ fn every_close_code_is_in_the_table() {
     }
 }
 
+/// What a command that makes a page prints.
+async fn made(option: &str) -> String {
+    let mut command = Command::new(BROKER);
+    command.args(["config", option]);
+    run(command).await.expect("it needs no configuration")
+}
+
+#[tokio::test]
+async fn the_reference_of_settings_is_what_the_code_gives() {
+    for (option, name) in
+        [("--reference", "reference/configuration.md"), ("--schema", "reference/configuration.schema.json")]
+    {
+        let renew = format!("renew it: cargo run -p clarion-broker -- config {option} > docs/{name}");
+        assert!(
+            doc(name).trim_end() == made(option).await.trim_end(),
+            "docs/{name} is not what the code gives; {renew}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn every_setting_is_explained() {
-    let text = doc("configuration.md");
+    let text = doc("reference/configuration.md");
     let mut command = Command::new(BROKER);
     command.arg("config");
     let printed = run(command).await.expect("the defaults are good");
     let mut table = String::new();
     for line in printed.lines().filter(|line| !line.is_empty()) {
         if let Some(name) = line.strip_prefix('[') {
-            table = name.trim_matches(['[', ']']).to_owned();
-            assert!(text.contains(&format!("[{table}]")), "[{table}] is missing");
-        } else if let Some((key, _)) = line.split_once(" = ") {
-            let starts = [format!("{key} = "), format!("[[{key}]]")];
-            let named = text.lines().any(|line| starts.iter().any(|start| line.starts_with(start)));
-            let flag = format!("`--{}`", key.replace('_', "-"));
-            assert!(named || text.contains(&flag), "`{key}` of [{table}] is missing");
+            table = format!("{}.", name.trim_matches(['[', ']']));
+        } else if let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| *key != "namespaces") {
+            assert!(text.contains(&format!("### `{table}{key}`")), "`{table}{key}` is missing");
         }
     }
 }

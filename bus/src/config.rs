@@ -3,7 +3,9 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clarion_protocol::{Prefix, limits};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
 use crate::{
     BusHandle, Sink,
@@ -12,33 +14,43 @@ use crate::{
 };
 
 /// The `[bus]` table. Parsed into types here, so that a mistake is found before anything is started.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BusConfig {
     /// Which bus, and where: `memory`, `redis://…`, `rediss://…`, `redis-sentinel://…`, `redis-cluster://…`, `nats://…`, `tls://…`.
+    #[schemars(with = "String")]
     pub url: BusUrl,
     /// The password, when it does not stand in the URL; it goes before the one that does.
+    #[schemars(with = "Option<String>")]
     pub password: Option<Secret>,
     /// On a Redis Cluster: classic pub/sub, which knows patterns, or sharded pub/sub, which scales.
     pub pubsub: PubSub,
     /// A PEM file with the certificate authorities to trust instead of the system's.
+    #[schemars(example = "/etc/clarion/ca.pem")]
     pub ca_file: Option<PathBuf>,
     /// A PEM file with the certificate to show to the server.
+    #[schemars(example = "/etc/clarion/client.pem")]
     pub cert_file: Option<PathBuf>,
     /// A PEM file with that certificate's key.
+    #[schemars(example = "/etc/clarion/client.key")]
     pub key_file: Option<PathBuf>,
     /// NATS: a credentials file (user JWT and nkey seed).
+    #[schemars(example = "/etc/clarion/clarion.creds")]
     pub nats_creds_file: Option<PathBuf>,
     /// NATS: a file with an nkey seed.
+    #[schemars(example = "/etc/clarion/clarion.nk")]
     pub nats_nkey_file: Option<PathBuf>,
     /// How long one attempt to connect may take: several round trips around the world, TLS included.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub connect_timeout: Duration,
     /// How long the server may take to answer a command before nobody knows: 503 and 504 should come while somebody waits.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub command_timeout: Duration,
     /// The longest pause between two attempts to connect; pauses grow from 100 ms, each drawn from zero to its bound.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub reconnect_max: Duration,
     /// The largest payload that is passed on, set from the broker's own limit.
     #[serde(skip)]
@@ -49,6 +61,10 @@ pub struct BusConfig {
     /// How this client calls itself towards the server, set from the node's name.
     #[serde(skip)]
     pub client_name: String,
+    /// Where the subscriber links run, if not where the bus is started: the closer to whoever takes the messages, the
+    /// cheaper is each of them. It must outlive the bus.
+    #[serde(skip)]
+    pub links: Option<Handle>,
 }
 
 impl Default for BusConfig {
@@ -68,12 +84,13 @@ impl Default for BusConfig {
             max_payload: limits::PAYLOAD_BYTES,
             prefix: Prefix::default(),
             client_name: "clarion".to_owned(),
+            links: None,
         }
     }
 }
 
 /// How a Redis Cluster carries messages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PubSub {
     /// Every message crosses every server. Everything works.
@@ -93,6 +110,13 @@ pub struct ConfigError {
     pub value: String,
     /// What it should be.
     pub expected: String,
+}
+
+impl BusConfig {
+    /// The runtime of the subscriber links.
+    pub(crate) fn link_runtime(&self) -> Handle {
+        self.links.clone().unwrap_or_else(Handle::current)
+    }
 }
 
 impl ConfigError {

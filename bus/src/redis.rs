@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use clarion_protocol::{Address, InternalName, Prefix, Publication};
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::{Notify, watch},
     time::Instant,
 };
@@ -75,6 +76,7 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
         moved: Notify::new(),
         command_timeout: config.command_timeout,
         reconnect_max: config.reconnect_max,
+        links: config.link_runtime(),
     });
     let publisher = Arc::new(Publisher::start(url, config, &credentials, sharded));
     let redis = Redis {
@@ -118,6 +120,8 @@ struct Shared {
     moved: Notify,
     command_timeout: Duration,
     reconnect_max: Duration,
+    /// Where the links run.
+    links: Handle,
 }
 
 /// A link as the others see it.
@@ -132,7 +136,7 @@ impl Shared {
     fn start_lane(self: &Arc<Self>, lane: u16, target: Target, retired: CancellationToken, tasks: &TaskTracker) {
         let echo = Arc::new(Echo::new(self.echo_subject(lane)));
         self.lanes.lock().insert(lane, Lane { state: Link::Down(None), echo: Some(echo.clone()) });
-        tasks.spawn(Subscriber { shared: self.clone(), lane, target, echo, retired }.run());
+        tasks.spawn_on(Subscriber { shared: self.clone(), lane, target, echo, retired }.run(), &self.links);
     }
 
     /// A subject that nobody else uses; in a sharded cluster one that this lane's shard serves.
@@ -216,12 +220,12 @@ impl Bus for Redis {
     }
 
     async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
-        self.not_closed()?;
+        self.may_send()?;
         self.publisher.publish(&publication).await
     }
 
     async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
-        if let Err(error) = self.not_closed() {
+        if let Err(error) = self.may_send() {
             return vec![Err(error); publications.len()];
         }
         self.publisher.publish_all(&publications).await
@@ -266,8 +270,20 @@ impl Bus for Redis {
 }
 
 impl Redis {
-    fn not_closed(&self) -> Result<(), PublishError> {
-        if self.stop.is_cancelled() { Err(PublishError::NotTaken("the bus is closed".to_owned())) } else { Ok(()) }
+    /// Whether there is any use in giving a message to the publishing connection. One that is given to a server that
+    /// hangs is answered when the time of a command is over, and by then nobody can know whether it was taken.
+    fn may_send(&self) -> Result<(), PublishError> {
+        let not_taken = |reason: &str| Err(PublishError::NotTaken(reason.to_owned()));
+        if self.stop.is_cancelled() {
+            return not_taken("the bus is closed");
+        }
+        // On a cluster one of many servers may be away, and the others take what is theirs.
+        match &*self.shared.link.borrow() {
+            Link::Down(reason) if !self.publisher.is_of_cluster() => {
+                not_taken(reason.as_deref().unwrap_or("there is no connection"))
+            }
+            Link::Up | Link::Down(_) => Ok(()),
+        }
     }
 }
 

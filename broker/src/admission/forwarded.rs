@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// The header in which trusted proxies name their client. One is chosen: what a proxy does not write it passes on as
 /// the client wrote it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProxyHeader {
     /// `X-Forwarded-For`, which nearly all write.

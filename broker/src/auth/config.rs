@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{key, origin::OriginRule, secret::Secret, web_url::WebUrl};
@@ -10,46 +11,57 @@ use super::{key, origin::OriginRule, secret::Secret, web_url::WebUrl};
 pub const DEVELOPMENT_SECRET: &str = "development";
 
 /// The `[auth]` table. Without any token key and without any API key the broker is in development mode.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// The shared secret of HS256, HS384 and HS512 tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwt_secret: Option<Secret>,
     /// Public keys of RS256, ES256 and EdDSA tokens: each a PEM text, or the path of a file that holds one or more.
+    #[schemars(example = ["/etc/clarion/issuer.pem"])]
     pub public_keys: Vec<String>,
     /// Where the issuer publishes its keys.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", example = "https://issuer.example.com/.well-known/jwks.json")]
     pub jwks_url: Option<WebUrl>,
     /// A file with a JSON Web Key Set, read anew like the URL.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/etc/clarion/jwks.json")]
     pub jwks_file: Option<PathBuf>,
     /// How often the key set is fetched anew; earlier when its `Cache-Control` says so. Issuers announce a new key
     /// longer than this before they use it, and an unknown key is fetched for at once anyhow.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub jwks_refresh: Duration,
     /// How often at most an unknown key makes us fetch: anybody can invent key names.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub jwks_cooldown: Duration,
     /// How long one fetch may take: a client is waiting for its handshake.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub jwks_timeout: Duration,
     /// A token must name one of these in `aud`. Empty: `aud` is not looked at.
+    #[schemars(example = ["push"])]
     pub audience: Vec<String>,
     /// A token must name one of these in `iss`. Empty: `iss` is not looked at.
+    #[schemars(example = ["https://issuer.example.com"])]
     pub issuer: Vec<String>,
     /// Refuses tokens without `exp`, whose connections never end by themselves.
     pub require_exp: bool,
     /// By how much the issuer's clock may differ from ours: machines with NTP are far closer.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub leeway: Duration,
     /// The cookie that holds a token. Read only for requests with an allowed `Origin`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"session")]
     pub cookie: Option<String>,
     /// The keys of those who publish: each a text, or `{ name = "billing", key = "…" }` to tell them apart in logs.
     pub api_keys: Vec<ApiKey>,
     /// The pages that may connect: `https://example.com`, `https://*.example.com`, `null` or `*`. Empty: only pages
     /// of the broker's own host.
+    #[schemars(with = "Vec<String>", example = ["https://example.com", "https://*.example.com"])]
     pub origins: Vec<OriginRule>,
 }
 
@@ -75,7 +87,7 @@ impl Default for Config {
 }
 
 /// A key that publishes, perhaps with a name for logs.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(untagged, expecting = "a text, or a table with `name` and `key`")]
 pub enum ApiKey {
     /// The key alone.
@@ -85,7 +97,7 @@ pub enum ApiKey {
 }
 
 /// An API key with the name that logs call it by.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedKey {
     /// What logs call it.

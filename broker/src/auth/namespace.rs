@@ -3,12 +3,13 @@
 use std::fmt;
 
 use clarion_protocol::{Channel, Depth, Interest, channel::USERS};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::hub::SlowPolicy;
 
 /// Who may subscribe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Subscribe {
     /// Everybody.
@@ -20,7 +21,7 @@ pub enum Subscribe {
 }
 
 /// Who may publish besides the holders of an API key, who always may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Publish {
     /// Nobody else.
@@ -32,10 +33,11 @@ pub enum Publish {
 }
 
 /// A channel prefix and its rules: for the channel of that name and all below it, unless a longer prefix says otherwise.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Namespace {
     /// The channel at its top.
+    #[schemars(with = "String", example = "orders/eu")]
     pub prefix: Prefix,
     /// Who may subscribe. Below `users` the rule is fixed: a user's channels are his.
     #[serde(default = "signed_in")]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 pub const HIDDEN: &str = "[hidden]";
 
 /// A key or password of the configuration. Printing or serialising it shows [`HIDDEN`].
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct Secret(String);
 

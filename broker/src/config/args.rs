@@ -24,6 +24,12 @@ pub enum Command {
         /// Judge it and print nothing but mistakes.
         #[arg(long)]
         check: bool,
+        /// Print the reference of all settings as Markdown instead.
+        #[arg(long, conflicts_with = "check")]
+        reference: bool,
+        /// Print the JSON Schema of the file instead, for editors.
+        #[arg(long, conflicts_with_all = ["check", "reference"])]
+        schema: bool,
     },
 }
 
@@ -72,9 +78,9 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// The flags that were given: name, key of the setting, value.
-    pub(super) fn given(&self) -> impl Iterator<Item = (&'static str, &'static str, &str)> {
-        let texts = [
+    /// All flags that take a value: name, key of the setting, value if it was given.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, &'static str, Option<&str>)> {
+        let flags = [
             ("--listen", "listen", &self.listen),
             ("--admin-listen", "admin_listen", &self.admin_listen),
             ("--bus", "bus.url", &self.bus),
@@ -87,7 +93,12 @@ impl Flags {
             ("--log-format", "log.format", &self.log_format),
             ("--require-bus", "require_bus", &self.require_bus),
         ];
+        flags.into_iter().map(|(flag, key, text)| (flag, key, text.as_deref()))
+    }
+
+    /// The flags that were given: name, key of the setting, value.
+    pub(super) fn given(&self) -> impl Iterator<Item = (&'static str, &'static str, &str)> {
         let insecure = self.insecure.then_some(("--insecure", "insecure", "true"));
-        texts.into_iter().filter_map(|(flag, key, text)| Some((flag, key, text.as_deref()?))).chain(insecure)
+        self.all().filter_map(|(flag, key, text)| Some((flag, key, text?))).chain(insecure)
     }
 }

@@ -8,7 +8,10 @@ use serde::{
 };
 
 use super::{Config, Limits, Log};
-use crate::{auth, drain, ingress, members, probe};
+use crate::{
+    auth::{self, Namespace},
+    drain, ingress, members, probe,
+};
 
 /// Short names of variables, fixed for good beside the regular ones.
 const SHORT: [(&str, &str); 5] = [
@@ -38,6 +41,11 @@ pub(super) fn all() -> Vec<String> {
     let top = fields::<Config>().iter().filter(|key| !is_table(key)).map(|key| (*key).to_owned());
     let below = tables.iter().flat_map(|(table, fields)| fields.iter().map(move |field| format!("{table}.{field}")));
     top.chain(below).collect()
+}
+
+/// The keys of each of the `namespaces`, which no variable can set.
+pub(super) fn of_namespaces() -> Vec<String> {
+    fields::<Namespace>().iter().map(|field| format!("namespaces.{field}")).collect()
 }
 
 /// All variables, each with its key.

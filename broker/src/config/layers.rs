@@ -287,16 +287,17 @@ fn others(text: &str) -> Vec<Value> {
 
 fn wrong(key: String, value: Option<&Value>, source: Option<String>, message: &str) -> Problem {
     let hidden = keys::is_secret(&key);
+    let address = matches!(key.as_str(), "listen" | "admin_listen");
     let expected = match message.rsplit_once("expected ") {
         Some((_, table)) if table.starts_with("struct ") => format!("a table, [{key}]"),
         // What serde says of a value may quote it.
         _ if key.starts_with("auth.api_keys") => "a list of texts, or of tables with `name` and `key`".to_owned(),
         _ if hidden => "a text".to_owned(),
+        _ if address => "an IP address and a port (ip:port)".to_owned(),
         Some((_, expected)) => expected.to_owned(),
         None => message.to_owned(),
     };
     let duration = expected.contains("duration") || message.contains("duration");
-    let address = matches!(key.as_str(), "listen" | "admin_listen");
     let remedy = match () {
         () if duration => Some("write a number and its unit: 500ms, 10s, 2m".to_owned()),
         () if address => Some("write an IP address and a port: 127.0.0.1:8000, 0.0.0.0:8000 or [::]:8000".to_owned()),

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use clarion_protocol::limits;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ByteSize, check::Judge};
 
 /// The `[limits]` table. Reasons for the defaults that are not given here stand in `clarion_protocol::limits`.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Bytes of a payload.
@@ -32,12 +33,15 @@ pub struct Limits {
     pub accepts_per_second: u32,
     /// How long a client may take to send its request head.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub handshake: Duration,
     /// How often a WebSocket is pinged.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub ping: Duration,
     /// How long a pinged peer may stay silent.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
     pub pong: Duration,
 }
 

@@ -31,12 +31,23 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All mistakes as one text.
-#[must_use]
-pub fn report(problems: &[Problem]) -> String {
-    let title = match problems.len() {
-        1 => "there is a mistake in the configuration:".to_owned(),
-        many => format!("there are {many} mistakes in the configuration:"),
-    };
-    problems.iter().fold(title, |text, problem| format!("{text}\n\n  {problem}")) + "\n"
+/// Why a configuration is not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// All mistakes.
+    pub problems: Vec<Problem>,
+    /// What is none and may be why there are some: a variable whose name is misspelt sets nothing.
+    pub warnings: Vec<String>,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problems.len() {
+            1 => f.write_str("there is a mistake in the configuration:")?,
+            many => write!(f, "there are {many} mistakes in the configuration:")?,
+        }
+        self.problems.iter().try_for_each(|problem| write!(f, "\n\n  {problem}"))?;
+        f.write_str("\n")?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}\n"))
+    }
 }

@@ -16,23 +16,27 @@ fn vars(vars: &[(&str, &str)]) -> Vec<(String, String)> {
     vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-fn load(text: &str, set: &[(&str, &str)], flags: Flags) -> Result<Config, Vec<Problem>> {
+fn load(text: &str, set: &[(&str, &str)], flags: Flags) -> Result<Config, Rejected> {
     let file = file(text);
     Config::load(&Flags { config: Some(file.path().to_owned()), ..flags }, vars(set))
 }
 
 fn good(text: &str, set: &[(&str, &str)]) -> Config {
-    load(text, set, Flags::default()).unwrap_or_else(|problems| panic!("{}", report(&problems)))
+    load(text, set, Flags::default()).unwrap_or_else(|rejected| panic!("{rejected}"))
+}
+
+fn rejected(text: &str, set: &[(&str, &str)]) -> Rejected {
+    load(text, set, Flags::default()).expect_err("this has mistakes")
 }
 
 fn bad(text: &str, set: &[(&str, &str)]) -> Vec<Problem> {
-    load(text, set, Flags::default()).expect_err("this has mistakes")
+    rejected(text, set).problems
 }
 
 /// The one mistake in it, as text.
 fn mistake(text: &str, set: &[(&str, &str)]) -> String {
     let problems = bad(text, set);
-    assert_eq!(problems.len(), 1, "{}", report(&problems));
+    assert_eq!(problems.len(), 1, "{problems:#?}");
     problems[0].to_string()
 }
 
@@ -101,7 +105,11 @@ fn what_is_wrong_is_told_with_key_value_expectation_and_remedy() {
         ("[limits]\nping = '1ms'", &[], vec!["limits.ping is 1ms", "100ms to 1h"]),
         ("[limits]\npayload = '64 parsecs'", &[], vec![r#"limits.payload is "64 parsecs""#, "64KiB"]),
         ("[limits]\npayload = '2MiB'", &[], vec!["limits.outbox is 1MiB", "at least limits.payload (2MiB)"]),
-        ("listen = 'localhost'", &[], vec![r#"listen is "localhost""#, "127.0.0.1:8000"]),
+        (
+            "listen = 'localhost'",
+            &[],
+            vec![r#"listen is "localhost""#, "expected: an IP address and a port", "127.0.0.1:8000"],
+        ),
         ("listen = '0.0.0.0:80'", &[], vec!["listen is 0.0.0.0:80", "a loopback address", "--insecure"]),
         ("listen = '127.0.0.1:8001'", &[], vec!["admin_listen is 127.0.0.1:8001", "another port"]),
         ("pin = 'stay'", &[], vec![r#"pin is "stay""#, "`serve`, `relay`"]),
@@ -210,7 +218,7 @@ fn a_mistake_never_shows_a_secret() {
         ("", &[("CLARION_BUS", "123454321@x:y")]),
         ("pin = 'relay'\n[auth]\njwt_secret = '123454321'\nlisten = 5", &[]),
     ] {
-        let told = report(&bad(text, set));
+        let told = rejected(text, set).to_string();
         assert!(!told.contains("123454321"), "{text:?} {set:?}:\n{told}");
     }
 }
@@ -232,8 +240,8 @@ fn a_password_in_a_flag_is_refused() {
         let flags = Flags { bus: Some(bus.to_owned()), ..Flags::default() };
         match load("", &[], flags) {
             Ok(_) => assert!(!refused, "{bus}"),
-            Err(problems) => {
-                let told = report(&problems);
+            Err(rejected) => {
+                let told = rejected.to_string();
                 assert!(refused && told.contains("CLARION_BUS") && !told.contains("pw@"), "{bus}: {told}");
             }
         }
@@ -246,6 +254,15 @@ fn strangers_among_the_variables_are_a_warning() {
     assert_eq!(config.warnings.len(), 2);
     assert!(config.warnings[0].contains("CLARION_LISTENN") && config.warnings[0].ends_with("CLARION_LISTEN"));
     assert!(config.warnings[1].contains("CLARION_PORT"));
+}
+
+#[test]
+fn strangers_are_told_of_beside_mistakes() {
+    let told = rejected("pin = 'stay'", &[("CLARION_LISTENN", "x")]).to_string();
+    assert!(told.contains("pin is") && told.contains("\n  warning: the variable CLARION_LISTENN"), "{told}");
+    // What depends on values that could not be read is not guessed at.
+    let told = rejected("pin = 'stay'", &[("CLARION_API_KEYS", "k")]).to_string();
+    assert!(!told.contains("warning"), "{told}");
 }
 
 #[test]

@@ -35,7 +35,7 @@ struct Assets;
 pub async fn index(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
     node.auth.check_origin(&request.into_parts().0)?;
     if !node.settings.development {
-        let about = json!({ "name": "clarion", "version": env!("CARGO_PKG_VERSION"), "docs": "docs/doors.md in the repository tells how to talk to this node" });
+        let about = json!({ "name": "clarion", "version": env!("CARGO_PKG_VERSION"), "docs": "/docs tells how to talk to this node" });
         return Ok(Json(about).into_response());
     }
     let page = Assets::get("index.html").expect("the page is embedded");

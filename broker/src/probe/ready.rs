@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 use tokio::sync::watch;
 
 use super::BUS;
@@ -16,13 +17,49 @@ pub(crate) const LEAVING: &str = "leaving";
 #[derive(Debug, Clone)]
 pub struct Ready {
     reasons: watch::Sender<Reasons>,
+    gauges: Gauges,
+}
+
+/// The same for Prometheus, which cannot read the reasons: whether all is well, and who objects.
+#[derive(Debug, Clone)]
+struct Gauges {
+    ready: IntGauge,
+    objections: IntGaugeVec,
+}
+
+impl Gauges {
+    fn new() -> Self {
+        let about = Opts::new("clarion_not_ready", "1 for each reason for which this node is not ready.");
+        Self {
+            ready: IntGauge::new("clarion_ready", "1 while this node can deliver, as /health/ready says.")
+                .expect("the name is valid"),
+            objections: IntGaugeVec::new(about, &["reason"]).expect("the names are valid"),
+        }
+    }
+
+    fn show(&self, name: &str, reasons: &Reasons) {
+        self.objections.with_label_values(&[name]).set(reasons.contains_key(name).into());
+        self.ready.set(reasons.is_empty().into());
+    }
 }
 
 impl Ready {
     /// Not ready until a first probe has come back: nobody knows yet whether the bus delivers.
     #[must_use]
     pub fn new() -> Self {
-        Self { reasons: watch::Sender::new(Reasons::from([(BUS, "the bus has not answered yet".to_owned())])) }
+        let reasons = Reasons::from([(BUS, "the bus has not answered yet".to_owned())]);
+        let gauges = Gauges::new();
+        gauges.show(BUS, &reasons);
+        Self { reasons: watch::Sender::new(reasons), gauges }
+    }
+
+    /// Shows it among the metrics.
+    ///
+    /// # Errors
+    /// When the registry knows one of the names already.
+    pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.gauges.ready.clone()))?;
+        registry.register(Box::new(self.gauges.objections.clone()))
     }
 
     /// Objects under a name, or withdraws with `None`. Each change is logged once.
@@ -46,6 +83,8 @@ impl Ready {
                     tracing::info!(name, ready = reasons.is_empty(), "a reason not to be ready is gone");
                 }
             }
+            // Under the lock, so that the last change shown is the last one there was.
+            self.gauges.show(name, reasons);
             true
         });
     }
@@ -89,6 +128,24 @@ mod tests {
         assert_eq!(ready.ready(), Err(vec!["leaving".to_owned()]));
         ready.set("leaving", None);
         assert_eq!(ready.ready(), Ok(()));
+    }
+
+    #[test]
+    fn the_gauges_tell_who_objects() {
+        let (ready, registry) = (Ready::new(), Registry::new());
+        ready.register(&registry).unwrap();
+        let shown = || {
+            let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(), [r#"clarion_not_ready{reason="bus"} 1"#, "clarion_ready 0"]);
+        ready.set(BUS, None);
+        assert_eq!(shown(), [r#"clarion_not_ready{reason="bus"} 0"#, "clarion_ready 1"]);
+        ready.set(LEAVING, Some("leaving".into()));
+        assert_eq!(
+            shown(),
+            [r#"clarion_not_ready{reason="bus"} 0"#, r#"clarion_not_ready{reason="leaving"} 1"#, "clarion_ready 0"]
+        );
     }
 
     #[test]

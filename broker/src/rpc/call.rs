@@ -9,12 +9,12 @@ use serde_json::{Value, json, value::RawValue};
 use super::{Failure, INVALID_PARAMS, METHOD_NOT_FOUND};
 use crate::{
     answer::Problem,
-    api,
+    api, docs,
     node::{Caller, Node, Via},
 };
 
 /// The methods, for whoever asks for another one.
-const METHODS: &str = "publish, push, broadcast, batch, info, online, disconnect";
+const METHODS: &str = "publish, push, broadcast, batch, info, online, disconnect, rpc.discover";
 
 /// A message for a user.
 #[derive(Deserialize)]
@@ -82,6 +82,7 @@ pub(super) async fn dispatch(
         "batch" => batch(node, caller, read(given)?).await,
         "info" => Ok(info(node)),
         "online" => online(node, read(given)?).await,
+        "rpc.discover" => Ok(docs::OPENRPC.clone()),
         "disconnect" => disconnect(node, read(given)?).await,
         other => {
             let name: String = other.chars().take(40).collect();

@@ -264,3 +264,23 @@ async fn a_disconnected_user_is_out_on_all_connections() {
     say(&node, "users/43", "still here").await;
     assert_eq!(sockets[2].text().await, "still here");
 }
+
+#[tokio::test]
+async fn a_user_without_a_key_is_told_the_same_at_all_ways_to_publish() {
+    let node = guarded().start_ready().await;
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"broadcast","params":{"text":"x"}}"#;
+    for (token, status, code) in [(None, 401, "api_key_required"), (Some(token("42")), 403, "backend_only")] {
+        for path in ["news", "rpc"] {
+            let counter = format!("clarion_auth_failures_total{{reason=\"{code}\"}}");
+            let counted = async || node.metrics().await.series().get(&counter).copied().unwrap_or_default();
+            let before = counted().await;
+            let mut request = http().post(node.url(path)).header("content-type", "application/json").body(call);
+            if let Some(token) = &token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let reply = Reply::of(request).await;
+            assert_eq!((reply.code(), crate::code(&reply).as_str()), (status, code), "{path}");
+            assert!(counted().await > before, "{path}: {code} is not counted");
+        }
+    }
+}

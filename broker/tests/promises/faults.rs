@@ -19,8 +19,9 @@ async fn hears_again(node: &BrokerProcess, socket: &mut WsClient) {
     }
 }
 
+/// With one shard, which has the link on its own thread; other tests have as many as this machine has cores.
 async fn survives_a_restart(bus: &str, restart: impl AsyncFnOnce(&BrokerProcess, &mut WsClient)) {
-    let node = development().args(["--bus", bus]).start_ready().await;
+    let node = development().args(["--bus", bus]).env("CLARION_LIMITS_SHARDS", "1").start_ready().await;
     let mut socket = WsClient::connect(&node.url("news")).await;
     say(&node, "news", "before").await;
     assert_eq!(socket.text().await, "before");
@@ -88,6 +89,18 @@ async fn a_frozen_bus_is_noticed_and_answered_504() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_known_to_hang_is_given_nothing() {
+    let redis = RedisServer::start().await;
+    // What is given to a server that hangs would be answered after longer than this test has patience for.
+    let node =
+        development().args(["--bus", &redis.url()]).env("CLARION_BUS_COMMAND_TIMEOUT", "10m").start_ready().await;
+    redis.pause();
+    eventually("it is not ready", async || !node.is_ready().await).await;
+    assert_eq!(publish(&node, "news", "surely not taken").await.code(), 503);
+    redis.resume();
 }
 
 #[tokio::test]

@@ -113,6 +113,11 @@ impl Publisher {
         }
     }
 
+    /// Whether there are many servers, each with a part of the channels.
+    pub(crate) fn is_of_cluster(&self) -> bool {
+        self.cluster
+    }
+
     /// Publishes one message.
     pub(crate) async fn publish(&self, publication: &Publication) -> Result<(), PublishError> {
         let bytes = publication.message.payload.len();

@@ -1,0 +1,1 @@
+"""Tasks that everybody sees, and sees change."""
