@@ -8,6 +8,7 @@ mod clock;
 mod config;
 mod fanout;
 mod handler;
+mod host;
 mod life;
 mod metrics;
 mod queue;
@@ -27,7 +28,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -36,12 +36,13 @@ use clarion_bus::{Delivery, InterestId};
 use clarion_protocol::{Channel, CloseCode, Interest, Uid, dialect::Dialect};
 use parking_lot::Mutex;
 use prometheus::Registry;
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{
     batch::{Batch, Masks},
     clock::Time,
     handler::Clients,
+    host::Host,
     metrics::Metrics,
     queue::{Command, Inbox},
     record::Key,
@@ -105,7 +106,9 @@ struct Inner {
     common: Arc<Common>,
     config: Config,
     leaving: AtomicBool,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Told when a shard has ended, which its thread may outlive.
+    ended: Mutex<Vec<oneshot::Receiver<()>>>,
+    host: Option<Host>,
 }
 
 impl Hub {
@@ -122,30 +125,47 @@ impl Hub {
     /// # Errors
     /// As [`Hub::start`].
     pub fn start_with(config: Config, handler: impl Handler, registry: &Registry) -> io::Result<Self> {
+        let count = config.shard_count();
         let common = Arc::new(Common {
-            masks: Arc::new(Masks::default()),
+            masks: Arc::new(Masks::new(count)),
             users: Arc::new(Users::default()),
             metrics: Metrics::new(registry).map_err(io::Error::other)?,
             settings: Settings::from(&config),
         });
-        let count = config.shard_count();
+        let hosts = config.host && count == 1;
         let shards = std::iter::repeat_n(handler, count)
             .enumerate()
-            .map(|(number, handler)| Shard::new(number, Arc::clone(&common), handler, config.queue_bytes))
+            .map(|(number, handler)| Shard::new(number, Arc::clone(&common), handler, config.queue_bytes, hosts))
             .collect::<io::Result<Vec<_>>>()?;
-        let inner = Inner {
+        let mut inner = Inner {
             shards: shards.iter().map(|shard| Arc::clone(&shard.inbox)).collect(),
             common,
             config,
             leaving: AtomicBool::new(false),
-            threads: Mutex::default(),
+            ended: Mutex::default(),
+            host: None,
         };
         for shard in shards {
             let name = format!("shard-{}", shard.number);
-            let thread = std::thread::Builder::new().name(name).spawn(|| shard.run())?;
-            inner.threads.lock().push(thread);
+            let (over, ended) = oneshot::channel();
+            inner.ended.get_mut().push(ended);
+            if hosts {
+                inner.host = Some(host::start(name, shard, over)?);
+                continue;
+            }
+            std::thread::Builder::new().name(name).spawn(|| {
+                shard.run();
+                // Nobody may be waiting for it.
+                let _ = over.send(());
+            })?;
         }
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Where tasks run that hand on what the bus delivers: beside the shard, where there is only one and the configuration
+    /// wants it. They may outlive the shard, but not the last handle to the hub.
+    pub fn host(&self) -> Option<Handle> {
+        self.inner.host.as_ref().map(|host| host.handle.clone())
     }
 
     /// Registers a connection whose transport comes later, and returns when its shard has taken it.
@@ -233,17 +253,12 @@ impl Hub {
     /// Ends the shards: flushes what can be written until `deadline`, then closes what is left.
     pub async fn stop(self, deadline: tokio::time::Instant) {
         self.refuse();
-        let threads = std::mem::take(&mut *self.inner.threads.lock());
+        let all_ended = std::mem::take(&mut *self.inner.ended.lock());
         self.inner.stop(deadline.into_std());
-        let joined = tokio::task::spawn_blocking(|| {
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a shard had panicked");
-                }
+        for ended in all_ended {
+            if ended.await.is_err() {
+                tracing::error!("a shard had panicked");
             }
-        });
-        if joined.await.is_err() {
-            tracing::error!("the shards could not be joined");
         }
     }
 }

@@ -50,7 +50,7 @@ impl<H: Handler> Shard<H> {
         let index = u32::try_from(self.records.insert(record)).expect("descriptors end before");
         let key = Key { index, serial };
         self.sit(key, dialect, &subscriptions);
-        self.wheel.schedule(key, pulse.next);
+        self.wheel.schedule(key.index, pulse.next);
         self.common.metrics.connections(dialect).inc();
         // Whoever asked may have gone away: then the ticket is dropped, and takes this back.
         drop(reply.send(Ticket { inbox: Arc::clone(&self.inbox), key, used: false }));
@@ -89,7 +89,7 @@ impl<H: Handler> Shard<H> {
             let interval = if connection.is_stream() { settings.comments } else { settings.heartbeats.ping };
             let next = (now + spread(interval)).min(connection.expires);
             record.pulse.next = next;
-            self.wheel.schedule(key, next);
+            self.wheel.schedule(key.index, next);
         }
         if let Err(error) = registered {
             tracing::warn!(%error, "a socket cannot be watched");
@@ -104,17 +104,17 @@ impl<H: Handler> Shard<H> {
 
     /// Looks at all whose time has come.
     pub(super) fn watch(&mut self) {
-        while let Some((tick, mut keys)) = self.wheel.advance(self.now) {
-            for key in keys.drain(..) {
-                let Some(record) = self.record(key) else { continue };
+        while let Some((tick, mut due)) = self.wheel.advance(self.now) {
+            for index in due.drain(..) {
+                let Some(record) = self.records.get(index as usize) else { continue };
                 let next = record.pulse.next;
                 if next <= tick {
-                    self.look_at(key);
+                    self.look_at(Key { index, serial: record.serial });
                 } else if super::wheel::same_slot(next, tick) {
-                    self.wheel.schedule(key, next);
+                    self.wheel.schedule(index, next);
                 }
             }
-            self.wheel.give_back(tick, keys);
+            self.wheel.give_back(tick, due);
         }
     }
 
@@ -127,7 +127,7 @@ impl<H: Handler> Shard<H> {
             if record.outbox.is_some() && patience > now {
                 // It still takes what was pending for it when it was to go.
                 record.pulse.next = patience;
-                self.wheel.schedule(key, patience);
+                self.wheel.schedule(key.index, patience);
             } else {
                 self.remove(key, None);
             }
@@ -162,7 +162,7 @@ impl<H: Handler> Shard<H> {
         if let Some(record) = self.record(key) {
             record.pulse.next = record.pulse.next.min(expires);
             let next = record.pulse.next;
-            self.wheel.schedule(key, next);
+            self.wheel.schedule(key.index, next);
         }
     }
 
@@ -221,7 +221,7 @@ impl<H: Handler> Shard<H> {
             return;
         }
         record.pulse.next = deadline;
-        self.wheel.schedule(key, deadline);
+        self.wheel.schedule(key.index, deadline);
         self.inbox.closing.fetch_add(1, Ordering::Relaxed);
         self.common.metrics.ended(end);
         self.leave(key);
