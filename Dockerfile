@@ -2,6 +2,8 @@
 # A broker node. `docker build -t clarion .`; with a list of all that is in it: `docker buildx build --sbom=true --provenance=true .`
 ARG RUST=1.95.0
 ARG DEBIAN=bookworm
+# The list names what Cargo.lock has as well: the binaries themselves do not tell.
+ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
 
 FROM rust:${RUST}-${DEBIAN} AS build
 WORKDIR /build
@@ -17,10 +19,10 @@ COPY publisher-cli/Cargo.toml publisher-cli/
 COPY testkit/Cargo.toml testkit/
 COPY loadtest/Cargo.toml loadtest/
 RUN for crate in */; do mkdir "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' > "$crate/src/main.rs"; done \
-    && cargo build --release --locked -p clarion-broker -p clarion-cli \
+    && cargo build --release --locked -p clarion-broker -p clarion-cli -p clarion-loadtest \
     && rm -rf */src target/release/.fingerprint/clarion-*
 COPY . .
-RUN cargo build --release --locked -p clarion-broker -p clarion-cli
+RUN cargo build --release --locked -p clarion-broker -p clarion-cli -p clarion-loadtest
 
 # What runs HEALTHCHECK: the image below has no shell and no other program.
 FROM busybox:1.37-musl AS tools
@@ -35,7 +37,7 @@ LABEL org.opencontainers.image.title="Clarion" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=tools /bin/wget /usr/bin/wget
-COPY --from=build /build/target/release/clarion-broker /build/target/release/clarion /usr/local/bin/
+COPY --from=build /build/target/release/clarion-broker /build/target/release/clarion /build/target/release/clarion-loadtest /usr/local/bin/
 # Beyond loopback the broker insists on keys: CLARION_JWT_SECRET or CLARION_JWKS_URL, and CLARION_API_KEYS.
 ENV CLARION_LISTEN=0.0.0.0:8000 \
     CLARION_ADMIN_LISTEN=0.0.0.0:8001 \

@@ -76,7 +76,6 @@ async fn handshake(hub: Hub, mut request: Request<Incoming>) -> Result<Response<
         user: None,
         upstream: None,
         expires: None,
-        greeting: Bytes::new(),
         lease: Box::new(()),
     };
     let Ok(ticket) = hub.open(open).await else {

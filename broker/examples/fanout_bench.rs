@@ -191,7 +191,6 @@ async fn open(hub: &Hub, stream: TcpStream, interest: usize, channel: &str, user
         user,
         upstream: None,
         expires: None,
-        greeting: Bytes::new(),
         lease: Box::new(()),
     };
     hub.open(open).await.unwrap().attach(stream, Bytes::new());

@@ -140,7 +140,8 @@ impl Held {
             *counts.addresses.entry(address).or_default() += 1;
         }
         drop(counts);
-        Ok(Permit { held: Arc::clone(self), user, address })
+        let counted = (user.is_some() || address.is_some()).then(|| Box::new(Counted { user, address }));
+        Ok(Permit { held: Arc::clone(self), counted })
     }
 }
 
@@ -148,6 +149,12 @@ impl Held {
 #[must_use = "the place is given back when this is dropped"]
 pub struct Permit {
     held: Arc<Held>,
+    /// Only where there is such a limit: every connection has a permit for as long as it lives.
+    counted: Option<Box<Counted>>,
+}
+
+/// What else than a connection was counted.
+struct Counted {
     user: Option<Uid>,
     address: Option<IpAddr>,
 }
@@ -156,10 +163,11 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.held.counts.lock();
         counts.connections -= 1;
-        if let Some(user) = self.user.take() {
+        let Some(counted) = self.counted.take() else { return };
+        if let Some(user) = counted.user {
             give_back(&mut counts.users, user);
         }
-        if let Some(address) = self.address {
+        if let Some(address) = counted.address {
             give_back(&mut counts.addresses, address);
         }
     }

@@ -87,6 +87,14 @@ pub struct Pulse {
     asked: bool,
 }
 
+impl Connection {
+    /// Whether its client only listens, as one of an event stream does: no frames come from it or go to it.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.dialect != Dialect::Plain
+    }
+}
+
 impl Pulse {
     /// Of a client that was heard `now`.
     #[must_use]

@@ -5,6 +5,7 @@
 
 pub mod cors;
 mod events;
+pub mod hand_over;
 pub mod page;
 pub mod upstream;
 mod websocket;
@@ -15,7 +16,6 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
 use clarion_bus::Link;
 use clarion_protocol::{Channel, Interest, dialect::Dialect};
 use http::{
@@ -150,7 +150,6 @@ struct Knock {
     dialect: Dialect,
     wanted: Wanted,
     upstream: Option<Channel>,
-    greeting: Bytes,
 }
 
 /// What a knock leads to.
@@ -192,7 +191,6 @@ impl Knock {
             user: caller.identity.user.clone(),
             upstream,
             expires: expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default()),
-            greeting: self.greeting,
             lease: Box::new((held, permit)),
         });
         Ok(Welcome::Here(ticket.await?, caller))

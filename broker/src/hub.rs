@@ -8,12 +8,12 @@ mod clock;
 mod config;
 mod fanout;
 mod handler;
+mod host;
 mod life;
 mod metrics;
 mod queue;
 mod record;
 mod shard;
-mod stream;
 mod table;
 mod talk;
 mod users;
@@ -28,7 +28,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -37,23 +36,22 @@ use clarion_bus::{Delivery, InterestId};
 use clarion_protocol::{Channel, CloseCode, Interest, Uid, dialect::Dialect};
 use parking_lot::Mutex;
 use prometheus::Registry;
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use self::{
     batch::{Batch, Masks},
     clock::Time,
     handler::Clients,
+    host::Host,
     metrics::Metrics,
     queue::{Command, Inbox},
     record::Key,
     shard::{Common, Settings, Shard},
-    stream::Pipe,
     users::Users,
 };
 pub use self::{
     config::{Config, MAX_SHARDS},
     handler::{Answer, From, Handler, Sender, Upstream},
-    stream::EventStream,
 };
 pub use crate::{connection::ConnectionId, outbox::SlowPolicy};
 
@@ -82,8 +80,6 @@ pub struct Open {
     pub upstream: Option<Channel>,
     /// When its token ends, from now.
     pub expires: Option<Duration>,
-    /// What an event stream begins with.
-    pub greeting: Bytes,
     /// Dropped when the connection is gone: gives back interests and permits. Dropping must not block.
     pub lease: Box<dyn Send>,
 }
@@ -110,7 +106,9 @@ struct Inner {
     common: Arc<Common>,
     config: Config,
     leaving: AtomicBool,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Told when a shard has ended, which its thread may outlive.
+    ended: Mutex<Vec<oneshot::Receiver<()>>>,
+    host: Option<Host>,
 }
 
 impl Hub {
@@ -127,30 +125,47 @@ impl Hub {
     /// # Errors
     /// As [`Hub::start`].
     pub fn start_with(config: Config, handler: impl Handler, registry: &Registry) -> io::Result<Self> {
+        let count = config.shard_count();
         let common = Arc::new(Common {
-            masks: Arc::new(Masks::default()),
+            masks: Arc::new(Masks::new(count)),
             users: Arc::new(Users::default()),
             metrics: Metrics::new(registry).map_err(io::Error::other)?,
             settings: Settings::from(&config),
         });
-        let count = config.shard_count();
+        let hosts = config.host && count == 1;
         let shards = std::iter::repeat_n(handler, count)
             .enumerate()
-            .map(|(number, handler)| Shard::new(number, Arc::clone(&common), handler, config.queue_bytes))
+            .map(|(number, handler)| Shard::new(number, Arc::clone(&common), handler, config.queue_bytes, hosts))
             .collect::<io::Result<Vec<_>>>()?;
-        let inner = Inner {
+        let mut inner = Inner {
             shards: shards.iter().map(|shard| Arc::clone(&shard.inbox)).collect(),
             common,
             config,
             leaving: AtomicBool::new(false),
-            threads: Mutex::default(),
+            ended: Mutex::default(),
+            host: None,
         };
         for shard in shards {
             let name = format!("shard-{}", shard.number);
-            let thread = std::thread::Builder::new().name(name).spawn(|| shard.run())?;
-            inner.threads.lock().push(thread);
+            let (over, ended) = oneshot::channel();
+            inner.ended.get_mut().push(ended);
+            if hosts {
+                inner.host = Some(host::start(name, shard, over)?);
+                continue;
+            }
+            std::thread::Builder::new().name(name).spawn(|| {
+                shard.run();
+                // Nobody may be waiting for it.
+                let _ = over.send(());
+            })?;
         }
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Where tasks run that hand on what the bus delivers: beside the shard, where there is only one and the configuration
+    /// wants it. They may outlive the shard, but not the last handle to the hub.
+    pub fn host(&self) -> Option<Handle> {
+        self.inner.host.as_ref().map(|host| host.handle.clone())
     }
 
     /// Registers a connection whose transport comes later, and returns when its shard has taken it.
@@ -238,17 +253,12 @@ impl Hub {
     /// Ends the shards: flushes what can be written until `deadline`, then closes what is left.
     pub async fn stop(self, deadline: tokio::time::Instant) {
         self.refuse();
-        let threads = std::mem::take(&mut *self.inner.threads.lock());
+        let all_ended = std::mem::take(&mut *self.inner.ended.lock());
         self.inner.stop(deadline.into_std());
-        let joined = tokio::task::spawn_blocking(|| {
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a shard had panicked");
-                }
+        for ended in all_ended {
+            if ended.await.is_err() {
+                tracing::error!("a shard had panicked");
             }
-        });
-        if joined.await.is_err() {
-            tracing::error!("the shards could not be joined");
         }
     }
 }
@@ -272,13 +282,11 @@ impl Drop for Inner {
 pub struct Ticket {
     inbox: Arc<Inbox>,
     key: Key,
-    /// Where the bytes of an event stream come from.
-    pipe: Option<Arc<Pipe>>,
     used: bool,
 }
 
 impl Ticket {
-    /// Gives a WebSocket its socket, after the handshake, with what was read from it beyond the request.
+    /// Gives the connection its socket, once its client was told that it is let in, with what was read beyond the request.
     pub fn attach(mut self, socket: std::net::TcpStream, read_ahead: Bytes) {
         // A socket that cannot be set is broken: the ticket is dropped unused, which closes the connection.
         if let Err(error) = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)) {
@@ -287,14 +295,6 @@ impl Ticket {
         }
         self.used = true;
         self.inbox.command(Command::Attach(self.key, socket, read_ahead));
-    }
-
-    /// Takes the connection's bytes as a stream for an HTTP response. Dropping the stream closes the connection.
-    pub fn into_stream(mut self) -> EventStream {
-        self.used = true;
-        // A ticket of a WebSocket has no pipe: its stream has nothing to say, and closes the connection when it is dropped.
-        let pipe = self.pipe.take().unwrap_or_default();
-        EventStream::new(pipe, Arc::clone(&self.inbox), self.key)
     }
 }
 

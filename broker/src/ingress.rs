@@ -82,7 +82,7 @@ impl Ingress {
     pub async fn acquire(self: &Arc<Self>, interests: &[Interest]) -> Result<Held, AcquireError> {
         let all = future::try_join_all(interests.iter().map(|interest| self.hold(interest)));
         let result = match tokio::time::timeout(self.config.subscribe_timeout, all).await {
-            Ok(result) => result.map(|references| Held::join(&self.bus, references)),
+            Ok(result) => result.map(|references| Held::join(self, references)),
             Err(_) => Err(AcquireError::Unavailable),
         };
         self.metrics.acquired(&result);
@@ -189,37 +189,50 @@ impl Drop for Reference<'_> {
 }
 
 /// References to interests that stand. Dropping it gives them back, at once and without blocking.
+///
+/// Every connection has one for as long as it lives, so it is kept small.
 #[must_use = "dropping it gives the interests back"]
 pub struct Held {
-    bus: BusHandle,
-    ids: SmallVec<[InterestId; 2]>,
+    ingress: Arc<Ingress>,
+    ids: Ids,
+}
+
+/// Nearly every connection has one interest.
+enum Ids {
+    One(InterestId),
+    Many(Box<[InterestId]>),
 }
 
 impl Held {
-    fn join(bus: &BusHandle, references: Vec<Reference<'_>>) -> Self {
+    fn join(ingress: &Arc<Ingress>, references: Vec<Reference<'_>>) -> Self {
         let keep = |mut reference: Reference<'_>| {
             reference.kept = true;
             reference.id
         };
-        Self { bus: bus.clone(), ids: references.into_iter().map(keep).collect() }
+        let ids: SmallVec<[InterestId; 2]> = references.into_iter().map(keep).collect();
+        let ids = if let [id] = *ids { Ids::One(id) } else { Ids::Many(ids.into_vec().into()) };
+        Self { ingress: ingress.clone(), ids }
     }
 
     /// What the bus calls them, in the order in which they were asked for.
     #[must_use]
     pub fn ids(&self) -> &[InterestId] {
-        &self.ids
+        match &self.ids {
+            Ids::One(id) => std::slice::from_ref(id),
+            Ids::Many(ids) => ids,
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.ids.iter().for_each(|id| self.bus.unsubscribe(*id));
+        self.ids().iter().for_each(|id| self.ingress.bus.unsubscribe(*id));
     }
 }
 
 impl std::fmt::Debug for Held {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Held").field(&self.ids).finish()
+        f.debug_tuple("Held").field(&self.ids()).finish()
     }
 }
 

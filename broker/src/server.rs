@@ -1,6 +1,7 @@
 //! The edge: opens the listeners, builds and wires everything below, serves, and leaves in order.
 
 mod accept;
+mod exit;
 mod leave;
 mod listen;
 mod routes;
@@ -8,7 +9,7 @@ mod routes;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use clarion_bus::{BusConfig, BusHandle, ConfigError, Link, Sink};
+use clarion_bus::{BusConfig, BusHandle, BusUrl, ConfigError, Link, Sink};
 use clarion_protocol::NodeName;
 use prometheus::Registry;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::Instant};
@@ -112,7 +113,8 @@ impl Parts {
         let hub = Hub::start(held(config), clients.clone(), &registry).context("the shards cannot be started")?;
         let counters = ingress::Metrics::new(&registry)?;
         let (deliverer, internals) = Deliverer::new(hub.clone(), &counters);
-        let bus = connect(&config.bus, Arc::new(deliverer))?;
+        let on_the_shard = BusConfig { links: hub.host(), ..config.bus.clone() };
+        let bus = connect(&on_the_shard, Arc::new(deliverer))?;
         let ingress = Ingress::new(bus.clone(), config.ingress.clone(), &counters, &registry)?;
         let (name, advertise, public_url) = (
             config.node.clone(),
@@ -163,6 +165,8 @@ fn held(config: &Config) -> hub::Config {
     let limits = &config.limits;
     hub::Config {
         shards: limits.shards.try_into().ok(),
+        // In memory there is no link, and messages come from the threads that take them in.
+        host: config.bus.url != BusUrl::Memory,
         queue_bytes: limits.queue.bytes(),
         outbox_bytes: limits.outbox.bytes(),
         message_bytes: limits.payload.bytes(),

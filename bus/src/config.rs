@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use clarion_protocol::{Prefix, limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
 use crate::{
     BusHandle, Sink,
@@ -60,6 +61,10 @@ pub struct BusConfig {
     /// How this client calls itself towards the server, set from the node's name.
     #[serde(skip)]
     pub client_name: String,
+    /// Where the subscriber links run, if not where the bus is started: the closer to whoever takes the messages, the
+    /// cheaper is each of them. It must outlive the bus.
+    #[serde(skip)]
+    pub links: Option<Handle>,
 }
 
 impl Default for BusConfig {
@@ -79,6 +84,7 @@ impl Default for BusConfig {
             max_payload: limits::PAYLOAD_BYTES,
             prefix: Prefix::default(),
             client_name: "clarion".to_owned(),
+            links: None,
         }
     }
 }
@@ -104,6 +110,13 @@ pub struct ConfigError {
     pub value: String,
     /// What it should be.
     pub expected: String,
+}
+
+impl BusConfig {
+    /// The runtime of the subscriber links.
+    pub(crate) fn link_runtime(&self) -> Handle {
+        self.links.clone().unwrap_or_else(Handle::current)
+    }
 }
 
 impl ConfigError {

@@ -87,7 +87,8 @@ impl Nats {
             command_timeout: config.command_timeout,
             reconnect_max: config.reconnect_max,
         };
-        let tasks = [tokio::spawn(link.run()), tokio::spawn(publishing.run())].map(AbortOnDropHandle::new);
+        let link = config.link_runtime().spawn(link.run());
+        let tasks = [link, tokio::spawn(publishing.run())].map(AbortOnDropHandle::new);
         Ok(Self {
             interests,
             counters,

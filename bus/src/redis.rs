@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use clarion_protocol::{Address, InternalName, Prefix, Publication};
 use parking_lot::Mutex;
 use tokio::{
+    runtime::Handle,
     sync::{Notify, watch},
     time::Instant,
 };
@@ -75,6 +76,7 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
         moved: Notify::new(),
         command_timeout: config.command_timeout,
         reconnect_max: config.reconnect_max,
+        links: config.link_runtime(),
     });
     let publisher = Arc::new(Publisher::start(url, config, &credentials, sharded));
     let redis = Redis {
@@ -118,6 +120,8 @@ struct Shared {
     moved: Notify,
     command_timeout: Duration,
     reconnect_max: Duration,
+    /// Where the links run.
+    links: Handle,
 }
 
 /// A link as the others see it.
@@ -132,7 +136,7 @@ impl Shared {
     fn start_lane(self: &Arc<Self>, lane: u16, target: Target, retired: CancellationToken, tasks: &TaskTracker) {
         let echo = Arc::new(Echo::new(self.echo_subject(lane)));
         self.lanes.lock().insert(lane, Lane { state: Link::Down(None), echo: Some(echo.clone()) });
-        tasks.spawn(Subscriber { shared: self.clone(), lane, target, echo, retired }.run());
+        tasks.spawn_on(Subscriber { shared: self.clone(), lane, target, echo, retired }.run(), &self.links);
     }
 
     /// A subject that nobody else uses; in a sharded cluster one that this lane's shard serves.

@@ -140,4 +140,4 @@ class Payments(Handler):
 if __name__ == "__main__":
     orders = Orders(os.environ.get("DATABASE", "orders.sqlite"))
     threading.Thread(target=orders.publish, args=(bus.connect(),), daemon=True).start()
-    ThreadingHTTPServer(("127.0.0.1", int(os.environ["PAYMENTS_PORT"])), Payments).serve_forever()
+    ThreadingHTTPServer((os.environ.get("HOST", "127.0.0.1"), int(os.environ["PAYMENTS_PORT"])), Payments).serve_forever()

@@ -89,4 +89,4 @@ class State(Handler):
 if __name__ == "__main__":
     reports = Reports()
     threading.Thread(target=run, args=(reports, bus.connect()), daemon=True).start()
-    ThreadingHTTPServer(("127.0.0.1", int(os.environ["REPORTS_PORT"])), State).serve_forever()
+    ThreadingHTTPServer((os.environ.get("HOST", "127.0.0.1"), int(os.environ["REPORTS_PORT"])), State).serve_forever()

@@ -62,4 +62,4 @@ class Web(Handler):
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(os.environ["WEB_PORT"])), Web).serve_forever()
+    ThreadingHTTPServer((os.environ.get("HOST", "127.0.0.1"), int(os.environ["WEB_PORT"])), Web).serve_forever()

@@ -2,6 +2,8 @@
 
 mod check;
 
+pub(crate) use check::{OTHERS, secret_in};
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -19,7 +21,7 @@ Exit codes: 0 done, 1 an expectation did not hold, 64 usage, 69 a server or prog
 
 /// Put load on a push server, and measure it
 #[derive(Debug, Parser)]
-#[command(name = "clarion-loadtest", version, after_help = AFTER_HELP)]
+#[command(name = "clarion-loadtest", version, after_help = AFTER_HELP, args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -28,14 +30,13 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     #[command(flatten)]
-    Scenario(Scenario),
-    /// Run a scenario on several servers in turns, and print the ratios
+    Scenario(Box<Scenario>),
+    /// Run a scenario on several servers, or in several ways, in turns, and print the ratios
     Compare(Compare),
     /// Serve as the physical limit: write ready-made frames, and nothing else
     Floor(FloorArgs),
-    /// Hold connections for a coordinator that speaks on standard input
-    #[command(hide = true)]
-    Worker,
+    /// Hold connections for a coordinator that speaks on standard input, or for those that ask over HTTP
+    Worker(WorkerArgs),
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -47,6 +48,9 @@ pub(crate) enum Scenario {
         /// How long to watch them rest
         #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
         rest: Duration,
+        /// What each of them hears; afterwards one broadcast goes to all who hear the same, and one push to one alone
+        #[arg(long, value_enum, default_value = "own")]
+        audience: Audience,
         #[command(flatten)]
         token: Token,
     },
@@ -63,13 +67,22 @@ pub(crate) enum Scenario {
         /// Subscribers who are there before, and whose latencies are watched meanwhile
         #[arg(long, default_value_t = 0)]
         bystanders: u32,
+        /// All connect in peace first; the storm is that all break and come back
+        #[arg(long)]
+        again: bool,
         #[command(flatten)]
         token: Token,
     },
-    /// One channel that all subscribe to
+    /// One channel that all subscribe to, or a few
     Fanout {
         #[command(flatten)]
         common: Common,
+        /// Channels that subscribers are spread over
+        #[arg(long, default_value_t = 1)]
+        channels: u32,
+        /// Of a hundred connections, those that stop reading: first all read, then these do not
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=90))]
+        stalled: u32,
         #[command(flatten)]
         pace: PaceArgs,
     },
@@ -100,9 +113,6 @@ pub(crate) enum Scenario {
     Rolling {
         #[command(flatten)]
         common: Common,
-        /// Nodes to start
-        #[arg(long, default_value_t = 3)]
-        nodes: usize,
         /// Messages a second
         #[arg(long, default_value_t = 100.0)]
         rate: f64,
@@ -133,6 +143,12 @@ pub(crate) struct Common {
     /// How to publish to it
     #[arg(long, value_enum, default_value = "http")]
     pub(crate) publish_by: PublishBy,
+    /// Nodes of it to start, on one bus; 1, and 3 for a rolling restart, unless said
+    #[arg(long)]
+    pub(crate) nodes: Option<usize>,
+    /// Threads of each node that own sockets, for servers whose profile knows of them
+    #[arg(long)]
+    pub(crate) shards: Option<u32>,
     /// Its processes, to be measured with all their descendants
     #[arg(long)]
     pub(crate) pid: Vec<u32>,
@@ -176,12 +192,18 @@ pub(crate) struct Common {
     /// Messages in one request
     #[arg(long, default_value_t = 1)]
     pub(crate) batch: u32,
-    /// Processes that hold the connections
-    #[arg(long, default_value_t = 1)]
-    pub(crate) workers: usize,
+    /// Processes that hold the connections; as few as have room for them unless said
+    #[arg(long)]
+    pub(crate) workers: Option<usize>,
     /// How to start workers elsewhere: `ssh host clarion-loadtest worker`
     #[arg(long)]
     pub(crate) worker_command: Vec<String>,
+    /// Workers that listen elsewhere, each started by `clarion-loadtest worker --listen HOST:PORT`
+    #[arg(long, conflicts_with = "worker_command")]
+    pub(crate) worker_at: Vec<String>,
+    /// The variable that holds the secret of those workers
+    #[arg(long, requires = "worker_at")]
+    pub(crate) worker_secret_from: Option<String>,
 
     /// Print JSON
     #[arg(long)]
@@ -198,6 +220,9 @@ pub(crate) struct Common {
     /// Put load on addresses that are not of this machine
     #[arg(long)]
     pub(crate) i_own_this_target: bool,
+    /// Set the machine's limits that are too small (root only; they stay set)
+    #[arg(long)]
+    pub(crate) set_sysctls: bool,
     /// More than 100,000 connections, a million messages a second or an hour
     #[arg(long)]
     pub(crate) unbounded: bool,
@@ -212,6 +237,9 @@ pub(crate) struct PaceArgs {
     /// Messages, or batches, under way at once where there is no rate: the more, the more of them come with one write
     #[arg(long, default_value_t = 8, conflicts_with = "rate")]
     pub(crate) window: u32,
+    /// Channels that there are besides, heard by connections of their own and published to by nobody
+    #[arg(long, default_value_t = 0)]
+    pub(crate) other_channels: u32,
 }
 
 /// Who people are.
@@ -243,7 +271,7 @@ pub(crate) struct Mix {
     /// Connections a second that break and come back
     #[arg(long, default_value_t = 5.0)]
     pub(crate) lose: f64,
-    /// Of a hundred connections, those that never read
+    /// Of a hundred connections, those that stop reading: first all read, then these do not
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=90))]
     pub(crate) stalled: u32,
 }
@@ -252,13 +280,17 @@ pub(crate) struct Mix {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Compare {
     /// Servers, the first being what the others are compared with
-    #[arg(long, value_delimiter = ',', required = true, num_args = 1..)]
+    #[arg(long, value_delimiter = ',')]
     pub(crate) servers: Vec<String>,
+    /// More arguments for the scenario, once for each way to run it: --vary '-c 1000' --vary '-c 5000'
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) vary: Vec<String>,
     /// How often each has its turn
     #[arg(long, default_value_t = 5)]
     pub(crate) rounds: u32,
-    #[command(subcommand)]
-    pub(crate) scenario: Scenario,
+    /// The scenario and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) scenario: Vec<String>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -275,6 +307,27 @@ pub(crate) struct FloorArgs {
     /// A NATS server to hear messages from
     #[arg(long, conflicts_with = "redis")]
     pub(crate) nats: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WorkerArgs {
+    /// Where to listen for coordinators; each gets worker processes of its own
+    #[arg(long)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The variable that holds the secret that a coordinator must know; needed on other addresses than loopback
+    #[arg(long, requires = "listen")]
+    pub(crate) secret_from: Option<String>,
+}
+
+/// What connections that do nothing hear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Audience {
+    /// Each a channel of its own.
+    Own,
+    /// All the same channel.
+    Shared,
+    /// Each its user's channel and what goes to everybody, with a token: /me.
+    Me,
 }
 
 /// A way in.

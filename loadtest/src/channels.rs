@@ -9,9 +9,14 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Channels {
     /// What their names begin with; a number follows.
     pub(crate) prefix: String,
+    /// The number of the first.
+    pub(crate) first: u32,
     pub(crate) count: u32,
     pub(crate) distribution: Distribution,
 }
+
+/// The number of the channel that everybody hears who hears himself, whatever his own is.
+pub(crate) const BROADCAST: u32 = u32::MAX;
 
 /// How subscribers, and messages, spread over channels.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -28,17 +33,63 @@ pub(crate) enum Distribution {
 impl Channels {
     /// One channel for all.
     pub(crate) fn one(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), count: 1, distribution: Distribution::Even }
+        Self { prefix: prefix.to_owned(), first: 0, count: 1, distribution: Distribution::Even }
+    }
+
+    /// What everybody hears beside his own channel.
+    pub(crate) fn broadcast() -> Self {
+        Self { first: BROADCAST, ..Self::one("") }
+    }
+
+    /// This one of them, alone.
+    pub(crate) fn only(&self, channel: u32) -> Self {
+        Self { first: channel, ..Self::one(&self.prefix) }
     }
 
     pub(crate) fn name(&self, channel: u32) -> String {
-        format!("{}{channel}", self.prefix)
+        if channel == BROADCAST { "broadcast".to_owned() } else { format!("{}{channel}", self.prefix) }
+    }
+}
+
+/// How far each of some channels has got: the number of its next message.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Numbers {
+    first: u32,
+    next: Vec<u32>,
+}
+
+impl Numbers {
+    /// All of them begin here.
+    pub(crate) fn new(channels: &Channels, base: u32) -> Self {
+        Self { first: channels.first, next: vec![base; channels.count.max(1) as usize] }
+    }
+
+    /// The next message's of a channel.
+    pub(crate) fn of(&self, channel: u32) -> u32 {
+        // What everybody hears is published alone.
+        let channel = if self.first == BROADCAST { BROADCAST } else { channel };
+        let place = channel.checked_sub(self.first).and_then(|place| self.next.get(place as usize));
+        place.copied().unwrap_or_default()
+    }
+
+    /// Gives a number away.
+    pub(crate) fn take(&mut self, channel: u32) -> u32 {
+        let next = &mut self.next[(channel - self.first) as usize];
+        *next += 1;
+        *next - 1
+    }
+
+    /// A number that none has got to.
+    pub(crate) fn end(&self) -> u32 {
+        self.next.iter().max().copied().unwrap_or_default()
     }
 }
 
 /// Picks channels.
 #[derive(Debug)]
 pub(crate) struct Chooser {
+    first: u32,
     count: u32,
     random: SmallRng,
     how: How,
@@ -69,11 +120,11 @@ impl Chooser {
                 How::Sums(sums.collect())
             }
         };
-        Self { count, random: SmallRng::seed_from_u64(seed), how }
+        Self { first: channels.first, count, random: SmallRng::seed_from_u64(seed), how }
     }
 
     pub(crate) fn next(&mut self) -> u32 {
-        match &mut self.how {
+        let place = match &mut self.how {
             How::Even(next) => std::mem::replace(next, (*next + 1) % self.count),
             How::Random => self.random.random_range(0..self.count),
             How::Sums(sums) => {
@@ -81,7 +132,8 @@ impl Chooser {
                 let point = self.random.random_range(0.0..total);
                 sums.partition_point(|sum| *sum <= point).min(sums.len() - 1) as u32
             }
-        }
+        };
+        self.first + place
     }
 }
 
@@ -90,7 +142,7 @@ mod tests {
     use super::*;
 
     fn counts(distribution: Distribution, count: u32, picks: usize) -> Vec<usize> {
-        let channels = Channels { prefix: "c/".to_owned(), count, distribution };
+        let channels = Channels { count, distribution, ..Channels::one("c/") };
         let mut chooser = Chooser::new(&channels, 1);
         let mut counts = vec![0; count as usize];
         (0..picks).for_each(|_| counts[chooser.next() as usize] += 1);
@@ -101,6 +153,21 @@ mod tests {
     fn even_is_even() {
         assert_eq!(counts(Distribution::Even, 4, 40), [10; 4]);
         assert_eq!(Channels::one("load/").name(0), "load/0");
+    }
+
+    #[test]
+    fn numbers_are_those_of_their_channels() {
+        let mut few = Numbers::new(&Channels { first: 5, count: 2, ..Channels::one("c/") }, 10);
+        assert_eq!((few.take(6), few.take(6), few.take(5)), (10, 11, 10));
+        assert_eq!([4, 5, 6, 7].map(|channel| few.of(channel)), [0, 11, 12, 0]);
+        assert_eq!(few.end(), 12);
+        let mut all = Numbers::new(&Channels::broadcast(), 3);
+        assert_eq!(Chooser::new(&Channels::broadcast(), 9).next(), BROADCAST);
+        assert_eq!(
+            (all.take(BROADCAST), all.of(7), Channels::broadcast().name(BROADCAST)),
+            (3, 4, "broadcast".to_owned())
+        );
+        assert_eq!(Chooser::new(&Channels::one("c/").only(8), 0).next(), 8);
     }
 
     #[test]

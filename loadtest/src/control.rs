@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{audit::Audit, channels::Channels, clock::Time, latency::Sparse};
+use crate::{
+    audit::Audit,
+    channels::{Channels, Numbers},
+    clock::Time,
+    latency::Sparse,
+};
 
 /// What a worker is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,14 +24,18 @@ pub(crate) enum Command {
     Begin { base: u32 },
     /// Publish, and leave and join meanwhile.
     Publish(Box<FeedPlan>),
+    /// Let all connections of the last plan break and come back: so many a second, so many under way at once.
+    Again { rate: Option<f64>, pending: u32, patience: Duration },
+    /// Those who are to stall read no more.
+    Stall,
     /// Let subscribers come and go.
     Churn(Churn),
     /// Publish no more.
     Stop,
-    /// Wait until every subscriber has what was published: how many so far, by channel.
-    Settle { published: Vec<u32>, patience: Duration },
+    /// Wait until every subscriber has what was published.
+    Settle { published: Numbers, patience: Duration },
     /// Say what came of it; closes the accounts with what was published.
-    Report { published: Vec<u32> },
+    Report { published: Numbers },
     /// Close all connections.
     Close,
 }
@@ -93,7 +102,7 @@ pub(crate) struct OpenPlan {
     pub(crate) secret: Option<String>,
     /// Come back when the server hangs up.
     pub(crate) reconnect: bool,
-    /// Of a hundred connections, those that never read.
+    /// Of a hundred connections, those that are to stall; they read, unobserved, until they are told to.
     pub(crate) stalled_percent: u32,
     /// What is not open after this time has failed.
     pub(crate) patience: Duration,
@@ -101,15 +110,19 @@ pub(crate) struct OpenPlan {
     pub(crate) clock_offset: i64,
 }
 
-/// How to ask a server in; `{channel}`, `{dotted}`, `{number}` and `{token}` are filled in.
+/// How to ask a server in; `{channel}`, `{dotted}`, `{number}`, `{token}` and `{channels}` are filled in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Handshake {
     pub(crate) path: String,
     pub(crate) subprotocol: Option<String>,
     pub(crate) headers: BTreeMap<String, String>,
+    /// How many channels `{channels}` are: `channel=NAME&channel=NAME`, as `/events` takes them.
+    pub(crate) each: u32,
     /// Messages to send once the socket is open.
     pub(crate) after_open: Vec<String>,
+    /// The topic to ask for, from a server that speaks MQTT.
+    pub(crate) mqtt: Option<String>,
     /// What the server must have said before the subscription counts.
     pub(crate) confirm: Option<String>,
     /// A message of the server's that wants an answer, and the answer.
@@ -132,6 +145,7 @@ pub(crate) enum Via {
     Http { path: String, headers: BTreeMap<String, String>, body: String, batch: Option<Batch> },
     Redis { channel: String },
     Nats { subject: String },
+    Mqtt { topic: String },
 }
 
 /// How many messages are put into one request.
@@ -181,8 +195,7 @@ pub(crate) enum Pace {
 /// What was published.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Published {
-    /// The number of the next message, by channel.
-    pub(crate) numbers: Vec<u32>,
+    pub(crate) numbers: Numbers,
     pub(crate) messages: u64,
     pub(crate) errors: BTreeMap<String, u64>,
     /// From when a message was due until the generator came to it: its own fault, nobody else's.
@@ -237,7 +250,7 @@ mod tests {
             Command::Clock,
             Command::Begin { base: 7 },
             Command::Churn(Churn { leave: 1.5, lose: 0.0 }),
-            Command::Settle { published: vec![1, 2], patience: Duration::from_secs(1) },
+            Command::Settle { published: Numbers::new(&Channels::one("a/"), 2), patience: Duration::from_secs(1) },
         ];
         for command in commands {
             let text = serde_json::to_string(&command).unwrap();

@@ -20,6 +20,7 @@ use std::{
 use mio::{Events, Poll, Token, Waker};
 
 use crate::{
+    channels::Numbers,
     clock::Time,
     control::{Command, Event, Tick},
     engine::{alarm::Alarm, churn::Churning, subscribers::Subscribers},
@@ -57,7 +58,9 @@ pub(crate) struct Engine {
 }
 
 struct Settling {
-    published: Vec<u32>,
+    published: Numbers,
+    /// Connections before this one have it all.
+    complete: usize,
     deadline: Time,
     next: Time,
 }
@@ -147,7 +150,8 @@ impl Engine {
         if now < settling.next {
             return Ok(Some(settling.next));
         }
-        let complete = self.subscribers.are_up_to(&settling.published);
+        settling.complete = self.subscribers.up_to(&settling.published, settling.complete);
+        let complete = self.subscribers.is_quiet() && settling.complete == self.subscribers.len();
         if complete || now >= settling.deadline {
             self.settling = None;
             (self.tell)(&Event::Settled { complete })?;
@@ -161,6 +165,8 @@ impl Engine {
         match command {
             Command::Clock => (self.tell)(&Event::Clock { now: Time::now() })?,
             Command::Open(plan) => self.subscribers.open(*plan),
+            Command::Again { rate, pending, patience } => self.subscribers.come_again(rate, pending, patience),
+            Command::Stall => self.subscribers.stall(self.poll.registry()),
             Command::Begin { base } => {
                 self.subscribers.begin(base);
                 (self.tell)(&Event::Begun)?;
@@ -178,7 +184,7 @@ impl Engine {
             }
             Command::Settle { published, patience } => {
                 let now = Time::now();
-                self.settling = Some(Settling { published, deadline: now + patience, next: now });
+                self.settling = Some(Settling { published, complete: 0, deadline: now + patience, next: now });
             }
             Command::Report { published } => {
                 let report = self.subscribers.report(&published);

@@ -45,6 +45,11 @@ impl Failure {
         Self::new(Kind::Internal, message)
     }
 
+    /// All is said, and there is nothing to do.
+    pub(crate) fn closed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Closed, message)
+    }
+
     pub(crate) fn unmet(message: impl Into<String>) -> Self {
         Self::new(Kind::Unmet, message)
     }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use mio::Registry;
 
 use crate::{
-    channels::Chooser,
+    channels::{Chooser, Numbers},
     clock::Time,
     control::{FeedPlan, Pace, Published},
     feed::link::{Link, Tally},
@@ -33,8 +33,7 @@ pub(crate) struct Feed {
     plan: FeedPlan,
     links: Vec<Link>,
     chooser: Chooser,
-    /// The number of the next message, by channel.
-    numbers: Vec<u32>,
+    numbers: Numbers,
     begun: Time,
     until: Time,
     sent: u64,
@@ -69,7 +68,7 @@ impl Feed {
         Ok(Self {
             links: links.collect::<Result<_, _>>()?,
             chooser: Chooser::new(&plan.channels, 0),
-            numbers: vec![plan.base; plan.channels.count.max(1) as usize],
+            numbers: Numbers::new(&plan.channels, plan.base),
             begun: now,
             until: now + plan.duration,
             sent: 0,
@@ -100,7 +99,10 @@ impl Feed {
 
     /// Sends what is due, and says when the next message is; `delivered` is what this worker's subscribers have got so far.
     pub(crate) fn due(&mut self, now: Time, delivered: u64) -> Option<Time> {
-        let next = if now >= self.until { None } else { Some(self.publish(now, delivered)) };
+        // What was due before the end is published, however late: leaving it out would flatter a server that stood still.
+        let rated = matches!(self.plan.pace, Pace::Rate(_));
+        let next = if now < self.until || rated { Some(self.publish(now, delivered)) } else { None };
+        let next = next.filter(|_| now < self.until);
         for link in &mut self.links {
             link.flush(&mut self.tally);
         }
@@ -174,9 +176,8 @@ impl Feed {
         let link = &mut self.links[link];
         link.begin();
         for message in messages {
-            let number = &mut self.numbers[message.channel as usize];
-            let stamp = Stamp { channel: message.channel, number: *number, intended: message.intended };
-            *number += 1;
+            let number = self.numbers.take(message.channel);
+            let stamp = Stamp { channel: message.channel, number, intended: message.intended };
             self.payload.clear();
             stamp.write(self.plan.payload as usize, &mut self.payload);
             link.add(&self.plan.channels.name(message.channel), &self.payload);

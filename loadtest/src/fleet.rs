@@ -1,14 +1,16 @@
 //! The workers, as the coordinator holds them.
 
 use std::{
-    io::{BufRead, BufReader, Write},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     thread,
     time::Duration,
 };
 
 use crate::{
+    agent,
+    args::Common,
     clock::Time,
     control::{Command as Order, Event},
     failure::{Context, Failure, Result},
@@ -33,9 +35,20 @@ pub(crate) struct Fleet {
     remote: bool,
 }
 
+/// Where workers are.
+pub(crate) enum Whereabouts {
+    /// On this machine, on these cores.
+    Here(Option<String>),
+    /// Wherever these commands start them, in turns: `ssh host clarion-loadtest worker`.
+    Commands(Vec<String>),
+    /// Where agents listen, in turns.
+    Listening { addresses: Vec<String>, secret: Option<String> },
+}
+
 struct Worker {
-    child: Child,
-    input: ChildStdin,
+    /// What this process has started for it.
+    child: Option<Child>,
+    input: Box<dyn Write>,
 }
 
 enum Said {
@@ -50,37 +63,59 @@ pub(crate) struct Offset {
     pub(crate) error: u64,
 }
 
+impl Whereabouts {
+    pub(crate) fn of(common: &Common) -> Result<Self> {
+        if !common.worker_at.is_empty() {
+            let secret = common.worker_secret_from.as_deref().map(crate::args::secret_in).transpose()?;
+            return Ok(Self::Listening { addresses: common.worker_at.clone(), secret });
+        }
+        Ok(match &common.worker_command[..] {
+            [] => Self::Here(common.generator_cores.clone()),
+            commands => Self::Commands(commands.to_owned()),
+        })
+    }
+
+    /// Starts one of the workers.
+    fn start(&self, number: usize) -> Result<(Worker, Box<dyn Read + Send>)> {
+        match self {
+            Self::Here(cores) => child(own_command(cores.as_deref())?, number),
+            Self::Commands(lines) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", &lines[number % lines.len()]]);
+                child(command, number)
+            }
+            Self::Listening { addresses, secret } => {
+                let stream = agent::hire(&addresses[number % addresses.len()], secret.as_deref())?;
+                let output = stream.try_clone().internal(|| "cannot share a socket".to_owned())?;
+                Ok((Worker { child: None, input: Box::new(stream) }, Box::new(output)))
+            }
+        }
+    }
+}
+
 impl Fleet {
-    /// Starts workers on these cores: this program again, or whatever the command says (`ssh host clarion-loadtest worker`),
-    /// taken in turns.
-    pub(crate) fn start(count: usize, cores: Option<&str>, commands: &[String]) -> Result<Self> {
+    /// Starts workers.
+    pub(crate) fn start(count: usize, whereabouts: &Whereabouts) -> Result<Self> {
         let (sender, events) = mpsc::sync_channel(QUEUE);
         let mut workers = Vec::new();
         for number in 0..count {
-            let mut command = match commands.get(number % commands.len().max(1)) {
-                Some(line) => {
-                    let mut command = Command::new("sh");
-                    command.args(["-c", line]);
-                    command
-                }
-                None => own_command(cores)?,
-            };
-            command.stdin(Stdio::piped()).stdout(Stdio::piped());
-            let mut child = command.spawn().unavailable(|| format!("cannot start worker {number}"))?;
-            let input = child.stdin.take().expect("it is a pipe");
-            let output = child.stdout.take().expect("it is a pipe");
+            let (worker, output) = whereabouts.start(number)?;
             listen(number, output, sender.clone())?;
-            workers.push(Worker { child, input });
+            workers.push(worker);
         }
-        Ok(Self { workers, events, remote: !commands.is_empty() })
+        Ok(Self { workers, events, remote: !matches!(whereabouts, Whereabouts::Here(_)) })
     }
 
     pub(crate) fn len(&self) -> usize {
         self.workers.len()
     }
 
+    /// The processes on this machine.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        self.workers.iter().map(|worker| worker.child.id()).collect()
+        if self.remote {
+            return Vec::new();
+        }
+        self.workers.iter().filter_map(|worker| worker.child.as_ref()).map(Child::id).collect()
     }
 
     pub(crate) fn tell(&mut self, worker: usize, order: &Order) -> Result<()> {
@@ -185,12 +220,20 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        for worker in &mut self.workers {
+        for child in self.workers.iter_mut().filter_map(|worker| worker.child.as_mut()) {
             // Both fail only when it has ended already, which is what is wanted.
-            let _ = worker.child.kill();
-            let _ = worker.child.wait();
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
+}
+
+fn child(mut command: Command, number: usize) -> Result<(Worker, Box<dyn Read + Send>)> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unavailable(|| format!("cannot start worker {number}"))?;
+    let input = child.stdin.take().expect("it is a pipe");
+    let output = child.stdout.take().expect("it is a pipe");
+    Ok((Worker { child: Some(child), input: Box::new(input) }, Box::new(output)))
 }
 
 fn own_command(cores: Option<&str>) -> Result<Command> {
@@ -210,7 +253,7 @@ fn own_command(cores: Option<&str>) -> Result<Command> {
     Ok(command)
 }
 
-fn listen(number: usize, output: ChildStdout, sender: SyncSender<(usize, Said)>) -> Result<()> {
+fn listen(number: usize, output: Box<dyn Read + Send>, sender: SyncSender<(usize, Said)>) -> Result<()> {
     let read = move || {
         for line in BufReader::new(output).lines() {
             let said = match line.map(|line| serde_json::from_str(&line)) {

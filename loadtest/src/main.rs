@@ -3,6 +3,7 @@
 //! A coordinator (this process) starts the server and some workers, tells the workers what to do, watches the machine, and
 //! writes the report. Workers hold the connections: one thread each, with a poll of its own.
 
+mod agent;
 mod args;
 mod audit;
 mod channels;
@@ -15,6 +16,7 @@ mod fleet;
 mod floor;
 mod latency;
 mod limits;
+mod mqtt;
 mod output;
 mod procfs;
 mod profile;
@@ -23,6 +25,7 @@ mod run;
 mod scenario;
 mod server;
 mod stamp;
+mod turns;
 mod watch;
 mod wire;
 mod worker;
@@ -32,10 +35,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    args::{Cli, Command, Compare, FloorArgs, Scenario},
+    args::{Cli, Command, FloorArgs, Scenario},
     failure::Result,
     output::Output,
-    report::{compare::Comparison, expect},
+    report::expect,
 };
 
 /// The exit code of a usage error (`EX_USAGE` of sysexits.h).
@@ -63,11 +66,17 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Scenario(scenario) => alone(&scenario),
-        Command::Compare(compare) => in_turns(&compare),
+        Command::Compare(compare) => turns::run(&compare),
         Command::Floor(FloorArgs { listen, plain, redis, nats }) => {
             floor::run(&floor::Options { listen, plain, redis, nats })
         }
-        Command::Worker => worker::run(),
+        Command::Worker(args) => match args.listen {
+            Some(address) => {
+                let secret = args.secret_from.as_deref().map(args::secret_in).transpose()?;
+                agent::run(address, secret.as_deref())
+            }
+            None => worker::run(),
+        },
     }
 }
 
@@ -75,35 +84,10 @@ fn run(command: Command) -> Result<()> {
 fn alone(scenario: &Scenario) -> Result<()> {
     scenario.check()?;
     limits::raise_descriptors();
+    limits::make_room(&scenario.needs(), scenario.common().set_sysctls)?;
     let output = Output::new(scenario.common());
     let mut server = scenario::server(scenario, None)?;
     let report = scenario::run(scenario, &mut server, output.shows_progress())?;
     output.report(&report)?;
     expect::judge(&scenario.common().expect, &report)
-}
-
-/// One scenario on several servers, A B A B, each started anew every time.
-fn in_turns(compare: &Compare) -> Result<()> {
-    let Compare { servers, rounds, scenario } = compare;
-    scenario.check()?;
-    for name in servers {
-        profile::Profile::load(server::parse_name(name)?.0)?;
-    }
-    limits::raise_descriptors();
-    let output = Output::new(scenario.common());
-    let scenario_name = scenario.name().to_owned();
-    let mut comparison = Comparison { scenario: scenario_name, servers: servers.clone(), rounds: Vec::new() };
-    for round in 0..(*rounds).max(1) {
-        let mut reports = Vec::new();
-        for name in servers {
-            let mut server = scenario::server(scenario, Some(name))?;
-            let report = scenario::run(scenario, &mut server, output.shows_progress())?;
-            output.turn(round, &report)?;
-            reports.push(report);
-        }
-        comparison.rounds.push(reports);
-    }
-    output.comparison(&comparison)?;
-    let mut reports = comparison.rounds.iter().flatten();
-    reports.try_for_each(|report| expect::judge(&scenario.common().expect, report))
 }

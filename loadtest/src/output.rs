@@ -44,6 +44,7 @@ impl Output {
     pub(crate) fn turn(&self, round: u32, report: &Report) -> Result<()> {
         let names = [
             "cpu_us_per_delivery",
+            "messages_per_read",
             "cpu_us_per_message",
             "cpu_us_per_connection",
             "p99_ms",

@@ -10,12 +10,16 @@ use crate::{
 };
 
 /// The profiles that come along.
-const SHIPPED: [(&str, &str); 7] = [
+const SHIPPED: [(&str, &str); 11] = [
+    ("bun", include_str!("../profiles/bun.toml")),
+    ("centrifugo", include_str!("../profiles/centrifugo.toml")),
     ("clarion", include_str!("../profiles/clarion.toml")),
     ("floor", include_str!("../profiles/floor.toml")),
     ("floor-plain", include_str!("../profiles/floor-plain.toml")),
+    ("mosquitto", include_str!("../profiles/mosquitto.toml")),
     ("nats", include_str!("../profiles/nats.toml")),
     ("nchan", include_str!("../profiles/nchan.toml")),
+    ("socketio", include_str!("../profiles/socketio.toml")),
     ("tornado", include_str!("../profiles/tornado.toml")),
     ("ws", include_str!("../profiles/ws.toml")),
 ];
@@ -27,6 +31,10 @@ pub(crate) struct Profile {
     pub(crate) name: String,
     pub(crate) websocket: Option<Handshake>,
     pub(crate) event_stream: Option<Handshake>,
+    /// Where a signed-in user hears `users/N` and `broadcast`.
+    pub(crate) me: Option<Handshake>,
+    /// An event stream that hears several channels.
+    pub(crate) events: Option<Handshake>,
     #[serde(default)]
     pub(crate) publish: Publish,
     pub(crate) start: Option<Start>,
@@ -39,6 +47,7 @@ pub(crate) struct Publish {
     pub(crate) http: Option<Http>,
     pub(crate) redis: Option<Redis>,
     pub(crate) nats: Option<Nats>,
+    pub(crate) mqtt: Option<Mqtt>,
 }
 
 /// A message is a POST.
@@ -77,6 +86,15 @@ pub(crate) struct Nats {
     port: Port,
 }
 
+/// A message is a PUBLISH of MQTT.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Mqtt {
+    topic: String,
+    #[serde(default)]
+    port: Port,
+}
+
 fn bus() -> Port {
     Port::Bus
 }
@@ -100,6 +118,8 @@ pub(crate) enum Port {
 pub(crate) struct Start {
     pub(crate) command: Vec<String>,
     pub(crate) config: Option<String>,
+    /// What its file's name ends with.
+    pub(crate) extension: Option<String>,
     /// A path on the admin port that answers 200 when the server is ready; otherwise it is when it accepts.
     pub(crate) ready: Option<String>,
     /// More arguments, by the bus that the server is behind.
@@ -110,11 +130,12 @@ pub(crate) struct Start {
     /// Debian's packages of what it needs, to be named where something is missing.
     #[serde(default)]
     pub(crate) debian: Vec<String>,
-    /// What is installed for it from PyPI, and from npm.
+    /// What is installed for it from PyPI and from npm, and the one program that is built from Go's modules.
     #[serde(default)]
     pub(crate) pip: Vec<String>,
     #[serde(default)]
     pub(crate) npm: Vec<String>,
+    pub(crate) go: Option<String>,
 }
 
 /// What a server is behind.
@@ -124,6 +145,13 @@ pub(crate) enum Bus {
     None,
     Redis,
     Nats,
+}
+
+impl Start {
+    /// Whether a word in braces occurs in it.
+    pub(crate) fn knows(&self, word: &str) -> bool {
+        self.command.iter().chain(&self.config).any(|text| text.contains(word))
+    }
 }
 
 impl Profile {
@@ -154,18 +182,20 @@ impl Profile {
         handshake.as_ref().ok_or_else(|| Failure::usage(format!("the profile {} has no such door", self.name)))
     }
 
-    /// How messages get in, and by which port: by the bus where there is one, otherwise in whatever way there is.
+    /// How messages get in, and by which port: by the bus where there is one and it takes them, otherwise in whatever way
+    /// the server has of its own.
     pub(crate) fn way_in(&self, bus: Bus) -> Result<(Via, Port)> {
         let http = self.publish.http.clone().map(|http| {
             (Via::Http { path: http.path, headers: http.headers, body: http.body, batch: http.batch }, http.port)
         });
         let redis = self.publish.redis.clone().map(|redis| (Via::Redis { channel: redis.channel }, redis.port));
         let nats = self.publish.nats.clone().map(|nats| (Via::Nats { subject: nats.subject }, nats.port));
+        let mqtt = self.publish.mqtt.clone().map(|mqtt| (Via::Mqtt { topic: mqtt.topic }, mqtt.port));
         let own = |way: &Option<(Via, Port)>| way.clone().filter(|(_, port)| *port != Port::Bus);
         let way = match bus {
-            Bus::Redis => redis,
-            Bus::Nats => nats,
-            Bus::None => own(&http).or_else(|| own(&redis)).or_else(|| own(&nats)),
+            Bus::Redis => redis.or_else(|| own(&http)),
+            Bus::Nats => nats.or_else(|| own(&http)),
+            Bus::None => own(&http).or_else(|| own(&redis)).or_else(|| own(&nats)).or_else(|| own(&mqtt)),
         };
         way.ok_or_else(|| Failure::usage(format!("the profile {} cannot publish that way", self.name)))
     }

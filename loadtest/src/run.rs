@@ -2,28 +2,33 @@
 
 mod account;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use crate::{
     args::{Common, Scenario},
-    channels::Channels,
+    channels::{Channels, Numbers},
     clock::Time,
-    control::{Churn, Command, Event, FeedPlan, OpenPlan, Pace, Published, WorkerReport},
+    control::{Churn, Command, Door, Event, FeedPlan, Handshake, OpenPlan, Pace, Published, WorkerReport},
     failure::{Failure, Result},
-    fleet::{Fleet, Offset},
-    limits,
+    fleet::{Fleet, Offset, Whereabouts},
     procfs::{Machine, Usage},
     report::Report,
     server::Server,
     watch::Watch,
 };
 
+/// Handshakes that a worker has under way at once, unless a scenario says otherwise.
+pub(crate) const PENDING: u32 = 64;
 /// How long subscribers may take to get what was published last.
 const SETTLE: Duration = Duration::from_secs(10);
 /// How much longer than it should something may take.
 const GRACE: Duration = Duration::from_secs(60);
+/// How long opening a connection, and a delivery, may take when there are very many.
+const CONNECTION: Duration = Duration::from_millis(1);
+const DELIVERY: Duration = Duration::from_micros(50);
 /// Bytes are of no interest between two publications; numbers must differ.
 const BETWEEN: u32 = 1000;
+
 /// A run under way.
 pub(crate) struct Run<'a> {
     pub(crate) common: &'a Common,
@@ -48,11 +53,51 @@ pub(crate) struct Opening {
     pub(crate) secret: Option<String>,
     pub(crate) reconnect: bool,
     pub(crate) stalled_percent: u32,
+    /// The workers that hold them.
+    pub(crate) part: Part,
+    /// Another door than that of the command line, and how it is asked for.
+    pub(crate) by: Option<(Door, Handshake)>,
+}
+
+/// Which workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    All,
+    /// The one that publishes.
+    First,
+    /// Those that do not, where there are such.
+    Others,
+}
+
+impl Part {
+    fn of(self, workers: usize) -> Range<usize> {
+        match self {
+            Self::First => 0..1,
+            Self::Others if workers > 1 => 1..workers,
+            Self::Others | Self::All => 0..workers,
+        }
+    }
 }
 
 impl Opening {
     pub(crate) fn of(channels: Channels, count: u32) -> Self {
-        Self { channels, count, rate: None, pending: 64, secret: None, reconnect: false, stalled_percent: 0 }
+        Self {
+            channels,
+            count,
+            rate: None,
+            pending: PENDING,
+            secret: None,
+            reconnect: false,
+            stalled_percent: 0,
+            part: Part::All,
+            by: None,
+        }
+    }
+
+    /// How long it may take.
+    fn patience(&self) -> Duration {
+        let rated = self.rate.map_or(0.0, |rate| f64::from(self.count) / rate);
+        Duration::from_secs_f64(rated) + GRACE + CONNECTION * self.count
     }
 }
 
@@ -77,13 +122,11 @@ pub(crate) struct Meter {
 impl<'a> Run<'a> {
     pub(crate) fn start(scenario: &'a Scenario, server: &'a mut Server, show: bool) -> Result<Self> {
         let common = scenario.common();
-        let missing = limits::missing(u64::from(common.connections), common.workers as u64);
-        if let (Some(first), true) = (missing.first(), common.worker_command.is_empty()) {
-            return Err(Failure::unavailable(first.clone()));
-        }
-        let mut fleet = Fleet::start(common.workers, common.generator_cores.as_deref(), &common.worker_command)?;
+        let workers = scenario.workers();
+        let mut fleet = Fleet::start(workers, &Whereabouts::of(common)?)?;
         let title = format!("{} · {}", scenario.name(), server.name);
-        let mut watch = Watch::new(server.pids.clone(), fleet.pids(), show.then_some(title.as_str()));
+        let mut watch =
+            Watch::new(server.pids.clone(), fleet.pids(), show.then_some((title.as_str(), scenario.connections())));
         let offsets = fleet.offsets(&mut watch)?;
         let mut report = Report {
             scenario: scenario.name().to_owned(),
@@ -94,7 +137,10 @@ impl<'a> Run<'a> {
         };
         report.parameter("connections", common.connections);
         report.parameter("payload_bytes", common.payload);
-        report.parameter("workers", common.workers);
+        report.parameter("workers", workers);
+        if scenario.nodes() > 1 {
+            report.parameter("nodes", scenario.nodes());
+        }
         let error = offsets.iter().map(|offset| offset.error).max().unwrap_or(0);
         if error > 0 {
             report.figure("clock_error_ms", error as f64 / 1e6);
@@ -127,22 +173,22 @@ impl<'a> Run<'a> {
 
     /// Begins to open connections, shared out among the workers.
     pub(crate) fn begin_to_open(&mut self, opening: &Opening) -> Result<()> {
-        let workers = self.fleet.len() as u32;
-        let handshake = self.server.profile.handshake(self.common.door)?.clone();
-        for worker in 0..workers {
-            let share = |workers: u32| {
-                (u64::from(opening.count) * u64::from(worker + workers) / u64::from(self.fleet.len() as u32)) as u32
-            };
-            let (first, until) = (share(0), share(1));
+        let part = opening.part.of(self.fleet.len());
+        let workers = part.len() as u32;
+        let (door, handshake) = match &opening.by {
+            Some((door, handshake)) => (*door, handshake.clone()),
+            None => (self.common.door, self.server.profile.handshake(self.common.door)?.clone()),
+        };
+        for (place, worker) in part.enumerate() {
+            let share = |place: usize| (u64::from(opening.count) * place as u64 / u64::from(workers)) as u32;
+            let (first, until) = (share(place), share(place + 1));
             if worker == 0 {
                 self.of_first = until - first;
             }
-            let patience =
-                opening.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(f64::from(opening.count) / rate));
             let clock = |worker: usize| self.offsets[worker].nanoseconds;
             let plan = OpenPlan {
                 targets: self.server.targets.clone(),
-                door: self.common.door,
+                door,
                 handshake: handshake.clone(),
                 channels: opening.channels.clone(),
                 first,
@@ -154,10 +200,10 @@ impl<'a> Run<'a> {
                 secret: opening.secret.clone(),
                 reconnect: opening.reconnect,
                 stalled_percent: opening.stalled_percent,
-                patience: patience + GRACE,
-                clock_offset: clock(worker as usize) - clock(0),
+                patience: opening.patience(),
+                clock_offset: clock(worker) - clock(0),
             };
-            self.fleet.tell(worker as usize, &Command::Open(Box::new(plan)))?;
+            self.fleet.tell(worker, &Command::Open(Box::new(plan)))?;
         }
         self.opened += opening.count;
         Ok(())
@@ -165,10 +211,10 @@ impl<'a> Run<'a> {
 
     /// Waits until they are open; how many are.
     pub(crate) fn wait_opened(&mut self, opening: &Opening) -> Result<usize> {
-        let expected = opening.rate.map_or(0.0, |rate| f64::from(opening.count) / rate);
-        let patience = Duration::from_secs_f64(expected) + 2 * GRACE;
+        let patience = opening.patience() + GRACE;
         let pick = |event| if let Event::Opened { open, failed } = event { Some((open, failed)) } else { None };
-        let opened = self.fleet.wait_all("connections are open", patience, &mut self.watch, pick)?;
+        let part: Vec<usize> = opening.part.of(self.fleet.len()).collect();
+        let opened = self.fleet.wait(&part, "connections are open", patience, &mut self.watch, pick)?;
         let total: usize = opened.iter().map(|(open, _)| open).sum();
         for (reason, count) in opened.into_iter().flat_map(|(_, failed)| failed) {
             *self.report.failed.entry(reason).or_default() += count;
@@ -183,6 +229,20 @@ impl<'a> Run<'a> {
             self.report.warnings.push(format!("{failed} connections did not come to stand"));
         }
         Ok(total)
+    }
+
+    /// Lets all that was opened last break, and waits until it has come back.
+    pub(crate) fn again(&mut self, opening: &Opening) -> Result<usize> {
+        let part = opening.part.of(self.fleet.len());
+        let rate = opening.rate.map(|rate| rate / part.len() as f64);
+        let again = Command::Again { rate, pending: opening.pending, patience: opening.patience() };
+        part.clone().try_for_each(|worker| self.fleet.tell(worker, &again))?;
+        self.wait_opened(opening)
+    }
+
+    /// Those who are to stall do from now on.
+    pub(crate) fn stall(&mut self) -> Result<()> {
+        self.fleet.tell_all(&Command::Stall)
     }
 
     pub(crate) fn open(&mut self, opening: &Opening) -> Result<usize> {
@@ -223,14 +283,15 @@ impl<'a> Run<'a> {
         let mut all = self.fleet.wait(&[0], "messages are published", patience + GRACE, &mut self.watch, pick)?;
         let published = all.remove(0);
         self.settle(&published.numbers)?;
-        self.base = published.numbers.iter().max().copied().unwrap_or(0) + BETWEEN;
+        self.base = published.numbers.end() + BETWEEN;
         Ok(published)
     }
 
-    fn settle(&mut self, published: &[u32]) -> Result<()> {
-        self.fleet.tell_all(&Command::Settle { published: published.to_owned(), patience: SETTLE })?;
+    fn settle(&mut self, published: &Numbers) -> Result<()> {
+        let patience = SETTLE + DELIVERY * self.opened;
+        self.fleet.tell_all(&Command::Settle { published: published.clone(), patience })?;
         let pick = |event| if let Event::Settled { complete } = event { Some(complete) } else { None };
-        self.fleet.wait_all("messages arrive", SETTLE + GRACE, &mut self.watch, pick)?;
+        self.fleet.wait_all("messages arrive", patience + GRACE, &mut self.watch, pick)?;
         Ok(())
     }
 
@@ -274,10 +335,10 @@ impl<'a> Run<'a> {
         self.fleet.tell_all(&Command::Stop)
     }
 
-    pub(crate) fn workers_report(&mut self, published: &[u32]) -> Result<Vec<WorkerReport>> {
-        self.fleet.tell_all(&Command::Report { published: published.to_owned() })?;
+    pub(crate) fn workers_report(&mut self, published: &Numbers) -> Result<Vec<WorkerReport>> {
+        self.fleet.tell_all(&Command::Report { published: published.clone() })?;
         let pick = |event| if let Event::Report(report) = event { Some(*report) } else { None };
-        self.fleet.wait_all("workers report", GRACE, &mut self.watch, pick)
+        self.fleet.wait_all("workers report", GRACE + DELIVERY * self.opened, &mut self.watch, pick)
     }
 
     /// Closes everything, and gives the report.
@@ -290,7 +351,7 @@ impl<'a> Run<'a> {
         }
         self.fleet.tell_all(&Command::Close)?;
         let pick = |event| if let Event::Closed = event { Some(()) } else { None };
-        self.fleet.wait_all("connections are closed", GRACE, &mut self.watch, pick)?;
+        self.fleet.wait_all("connections are closed", GRACE + CONNECTION * self.opened, &mut self.watch, pick)?;
         if !self.report.audit.is_clean() {
             let audit = self.report.audit;
             self.report.warnings.push(format!(

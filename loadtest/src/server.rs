@@ -33,6 +33,9 @@ pub(crate) struct Launch {
     pub(crate) bus_cores: Option<String>,
     /// More arguments for the server.
     pub(crate) server_args: Vec<String>,
+    pub(crate) nodes: usize,
+    /// Threads that own sockets, where somebody said how many.
+    pub(crate) shards: Option<u32>,
 }
 
 /// A server, and how it is spoken to.
@@ -100,30 +103,34 @@ impl Server {
         })
     }
 
-    /// Starts so many nodes of a server and, where its name asks for it, a bus.
-    pub(crate) fn start(name: &str, nodes: usize, launch: &Launch) -> Result<Self> {
+    /// Starts the nodes of a server and, where its name asks for it, a bus.
+    pub(crate) fn start(name: &str, launch: &Launch) -> Result<Self> {
         let (plain, kind) = parse_name(name)?;
         let profile = Profile::load(plain)?;
+        if launch.nodes > 1 && kind == Bus::None {
+            return Err(Failure::usage(format!("{} nodes of {name} would not know of each other", launch.nodes))
+                .remedy(format!("put them behind a bus: {name}:redis or {name}:nats")));
+        }
         let start = profile.start.clone().ok_or_else(|| {
             Failure::usage(format!("the profile {plain} does not say how to start it"))
                 .remedy("start it, and use --target")
         })?;
+        if launch.shards.is_some() && !start.knows("{shards}") {
+            return Err(Failure::usage(format!("the profile {plain} says nothing of {{shards}}")));
+        }
         let directory = tempfile::tempdir().internal(|| "cannot make a temporary directory".to_owned())?;
-        let (bus, bus_port) = start_bus(kind, launch)?;
+        let mut ports = Ports::default();
+        let (bus, bus_port) = start_bus(kind, launch, &mut ports)?;
         let installed = Installed::ensure(&profile.name, &start)?;
-        let aux = free_port()?;
+        let aux = ports.next()?;
         let mut started = Vec::new();
-        for number in 0..nodes.max(1) {
-            let place = Place {
-                port: free_port()?,
-                admin: free_port()?,
-                aux,
-                bus: bus_port,
-                number,
-                directory: directory.path(),
-            };
+        for number in 0..launch.nodes.max(1) {
+            let (port, admin) = (ports.next()?, ports.next()?);
+            let place = Place { port, admin, aux, bus: bus_port, number, directory: directory.path() };
             started.push(Node::start(&start, &place, kind, launch, &installed)?);
         }
+        // All at once: a hundred would take long one after the other.
+        started.iter_mut().try_for_each(|node| node.wait_ready(|| {}))?;
         let targets: Vec<_> = started.iter().map(|node| local(node.port)).collect();
         let (via, port) = profile.way_in(kind)?;
         let way = match port {
@@ -192,7 +199,8 @@ struct Place<'a> {
 impl Node {
     fn start(start: &Start, place: &Place<'_>, kind: Bus, launch: &Launch, installed: &Installed) -> Result<Self> {
         let extra = start.bus.get(&kind).ok_or_else(|| Failure::usage("this server cannot be behind that bus"))?;
-        let config = place.directory.join(format!("config-{}", place.number));
+        let extension = start.extension.as_deref().unwrap_or("conf");
+        let config = place.directory.join(format!("config-{}.{extension}", place.number));
         let fill = |text: &str| fill(text, place, &config.to_string_lossy(), launch, installed);
         if let Some(text) = &start.config {
             std::fs::write(&config, fill(text)?).internal(|| "cannot write a configuration".to_owned())?;
@@ -205,9 +213,7 @@ impl Node {
         installed.environment(&mut command);
         let process = Process::spawn(&mut command)?;
         let ready = start.ready.clone().map(|path| (place.admin, path));
-        let mut node = Self { command, process, port: place.port, ready };
-        node.wait_ready(|| {})?;
-        Ok(node)
+        Ok(Self { command, process, port: place.port, ready })
     }
 
     fn wait_ready(&mut self, mut meanwhile: impl FnMut()) -> Result<()> {
@@ -230,8 +236,8 @@ impl Node {
     }
 }
 
-fn start_bus(kind: Bus, launch: &Launch) -> Result<(Option<Process>, u16)> {
-    let port = free_port()?;
+fn start_bus(kind: Bus, launch: &Launch, ports: &mut Ports) -> Result<(Option<Process>, u16)> {
+    let port = ports.next()?;
     let text = port.to_string();
     let words: Vec<&str> = match kind {
         Bus::None => return Ok((None, 0)),
@@ -291,6 +297,8 @@ fn fill(text: &str, place: &Place<'_>, config: &str, launch: &Launch, installed:
         ("{config}", config.to_owned()),
         ("{peers}", installed.folder.to_string_lossy().into_owned()),
         ("{user}", user),
+        // 0 is what the server thinks best.
+        ("{shards}", launch.shards.unwrap_or(0).to_string()),
     ];
     for (word, meaning) in words {
         text = text.replace(word, &meaning);
@@ -302,11 +310,22 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// A port below those that the kernel gives to outgoing connections: thousands of these will be opened.
-fn free_port() -> Result<u16> {
-    let first = 10_000 + (std::process::id() as u16 ^ (Time::now().0 >> 10) as u16) % 12_000;
-    let mut ports = (first..first + 10_000).filter(|port| TcpListener::bind(local(*port)).is_ok());
-    ports.next().ok_or_else(|| Failure::unavailable("no port of 127.0.0.1 is free"))
+/// Ports below those that the kernel gives to outgoing connections, thousands of which will be opened; each is given only
+/// once, since it takes a while until a server has taken it.
+struct Ports(std::ops::Range<u16>);
+
+impl Default for Ports {
+    fn default() -> Self {
+        let first = 10_000 + (std::process::id() as u16 ^ (Time::now().0 >> 10) as u16) % 12_000;
+        Self(first..first + 10_000)
+    }
+}
+
+impl Ports {
+    fn next(&mut self) -> Result<u16> {
+        let free = self.0.find(|port| TcpListener::bind(local(*port)).is_ok());
+        free.ok_or_else(|| Failure::unavailable("no port of 127.0.0.1 is free"))
+    }
 }
 
 /// Whether a path is answered with 200.

@@ -45,12 +45,13 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Watches these processes; a line is shown where somebody looks.
-    pub(crate) fn new(server: Vec<u32>, generator: Vec<u32>, show: Option<&str>) -> Self {
+    /// Watches these processes; a line is shown where somebody looks, with a bar for the connections that are to be open.
+    pub(crate) fn new(server: Vec<u32>, generator: Vec<u32>, show: Option<(&str, u32)>) -> Self {
         let now = Time::now();
-        let bar = show.map(|title| {
-            let bar = ProgressBar::new_spinner();
-            let style = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {msg}").expect("it is a template");
+        let bar = show.map(|(title, connections)| {
+            let bar = ProgressBar::new(u64::from(connections));
+            let style = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {bar:20} {msg}");
+            let style = style.expect("it is a template");
             bar.set_style(style);
             bar.set_prefix(title.to_owned());
             bar
@@ -115,6 +116,16 @@ impl Watch {
         self.samples.push(sample);
     }
 
+    /// Samples so far.
+    pub(crate) fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// The most memory of the server since so many samples.
+    pub(crate) fn peak_pss_since(&self, sample: usize) -> f64 {
+        self.samples[sample..].iter().map(|sample| sample.pss_mib).fold(0.0, f64::max)
+    }
+
     fn last_pss(&self) -> f64 {
         self.samples.last().map_or(0.0, |sample| sample.pss_mib)
     }
@@ -123,6 +134,7 @@ impl Watch {
         let Some(bar) = &self.bar else { return };
         let pending: usize = self.ticks.iter().map(|tick| tick.pending).sum();
         let published: u64 = self.ticks.iter().map(|tick| tick.published).sum();
+        bar.set_position(sample.open as u64);
         bar.set_message(format!(
             "{} open, {pending} connecting · {published} published · {:.0} deliveries/s · p50 {:.2} ms, p99 {:.2} ms · server {:.0} %, generator {:.0} % of a core",
             sample.open,

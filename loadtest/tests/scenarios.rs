@@ -71,11 +71,41 @@ fn idle_tells_what_connections_cost() {
 }
 
 #[test]
+fn a_cluster_of_idle_connections_hears_one_broadcast_and_one_push() {
+    for server in ["clarion:redis", "clarion:nats"] {
+        let line = format!("idle --server {server} --nodes 3 -c 600 --workers 2 --audience me --rest 300ms --json");
+        let report = loadtest(&line).succeeds().report();
+        report.is_clean().has(&["pss_bytes_per_connection", "bus_pss_bytes_per_connection", "memory_used_percent"]);
+        report.has(&["file_max_used_percent", "broadcast_max_ms", "push_max_ms", "kernel_bytes_per_socket"]);
+        assert_eq!(report.number("figures.broadcast_reached"), 600.0, "{server}");
+        assert_eq!(report.number("figures.push_reached"), 1.0, "{server}");
+        assert_eq!(report.number("parameters.nodes"), 3.0);
+    }
+}
+
+#[test]
+fn idle_connections_on_one_channel_hear_a_broadcast() {
+    let report = loadtest("idle --server floor -c 30 --audience shared --rest 100ms --json").succeeds().report();
+    assert_eq!(report.number("figures.broadcast_reached"), 30.0);
+}
+
+#[test]
 fn a_storm_is_felt_by_bystanders() {
-    let report = loadtest("connect -c 100 --rate 200 --bystanders 10 -d 500ms --token --json").succeeds().report();
+    let line = "connect --server clarion:redis --nodes 2 -c 100 --rate 200 --bystanders 10 -d 500ms --token --json";
+    let report = loadtest(line).succeeds().report();
     report.is_clean().has(&["connections_per_second", "calm_p99_ms", "storm_p99_ms", "storm_over_calm_p99"]);
+    report.has(&["cpu_us_per_connection", "connections_per_second_and_core"]);
     assert_eq!(report.number("figures.open"), 100.0);
     assert_eq!(report.number("connect.count"), 100.0);
+}
+
+#[test]
+fn those_who_were_there_come_again_all_at_once() {
+    let line = "connect --server clarion:nats --nodes 2 -c 100 --again --bystanders 10 -d 500ms --token --json";
+    let report = loadtest(line).succeeds().report();
+    report.is_clean().has(&["storm_over_calm_p99"]);
+    let counts = ["figures.open", "figures.broken", "connect.count"].map(|name| report.number(name));
+    assert_eq!(counts, [100.0; 3], "{}", report.whole());
 }
 
 #[test]
@@ -83,6 +113,28 @@ fn a_mixture_loses_nothing_but_what_nobody_was_there_for() {
     let line = "mixed --server clarion:redis -c 80 -d 2s --channels 8 --leave 20 --lose 20 --stalled 10 --json";
     let report = loadtest(line).succeeds().report();
     report.is_clean().has(&PUBLISHING).has(&["left", "broken"]).has_latency();
+    report.has(&["reading_p99_ms", "stalled_p99_ms", "stalled_over_reading_p99", "stalled_peak_pss_mib"]);
+}
+
+#[test]
+fn who_does_not_read_is_measured_beside_who_does() {
+    // What stalls is more than the kernel takes for a connection, so that the broker has to do something about it.
+    let line = "fanout -c 20 --stalled 50 --rate 200 --payload 60000 -d 1s --json";
+    let report = loadtest(line).succeeds().report();
+    report.is_clean().has(&PUBLISHING).has_latency();
+    report.has(&["reading_p99_ms", "stalled_p99_ms", "stalled_over_reading_p99", "pss_kib_per_stalled_reader"]);
+    // Half of them are not observed, whether they read or not.
+    assert_eq!(report.number("audit.delivered"), 2.0 * 200.0 * 10.0);
+    assert_eq!(report.number("figures.published"), 200.0);
+}
+
+#[test]
+fn a_fanout_goes_on_beside_many_other_channels() {
+    let line = "fanout -c 40 --channels 4 --other-channels 250 -d 300ms --json";
+    let report = loadtest(line).succeeds().report();
+    report.is_clean().has(&PUBLISHING).has_latency();
+    assert_eq!(report.number("parameters.other_channels"), 300.0);
+    assert_eq!(report.number("audit.delivered"), report.number("figures.published") * 10.0);
 }
 
 #[test]
@@ -105,7 +157,7 @@ fn a_rolling_restart_is_audited() {
 
 #[test]
 fn the_floors_deliver_too() {
-    for server in ["floor", "floor-plain", "floor:redis", "floor:nats", "nats"] {
+    for server in ["floor", "floor-plain", "floor:redis", "floor:nats", "nats", "mosquitto"] {
         let report = loadtest(&format!("fanout --server {server} -c 20 -d 300ms --json")).succeeds().report();
         report.is_clean().has(&PUBLISHING).has_latency();
         assert_eq!(report.number("audit.delivered"), report.number("figures.published") * 20.0, "{server}");
@@ -114,7 +166,16 @@ fn the_floors_deliver_too() {
 
 #[test]
 fn small_peers_are_installed_and_deliver() {
-    for server in ["tornado", "ws"] {
+    for server in ["tornado", "tornado:redis", "ws", "ws:redis", "socketio", "socketio:redis", "bun"] {
+        let report = loadtest(&format!("fanout --server {server} -c 20 -d 300ms --json")).succeeds().report();
+        report.is_clean().has(&PUBLISHING).has_latency();
+    }
+}
+
+#[test]
+#[ignore = "builds Centrifugo, which takes minutes and needs Go"]
+fn centrifugo_is_built_and_delivers() {
+    for server in ["centrifugo", "centrifugo:redis"] {
         let report = loadtest(&format!("fanout --server {server} -c 20 -d 300ms --json")).succeeds().report();
         report.is_clean().has(&PUBLISHING).has_latency();
     }
@@ -127,7 +188,7 @@ fn nchan_delivers_or_says_what_to_install() {
         run.succeeds().report().is_clean().has(&PUBLISHING).has_latency();
     } else {
         let ran = run.ends(69);
-        assert!(ran.stderr.contains("apt-get install nginx-light libnginx-mod-nchan"), "{ran:?}");
+        assert!(ran.stderr.contains("apt-get install nginx libnginx-mod-nchan"), "{ran:?}");
     }
 }
 
@@ -146,8 +207,41 @@ fn a_comparison_has_ratios_and_a_page() {
 }
 
 #[test]
+fn one_server_is_compared_with_itself_in_other_ways() {
+    let run = loadtest("compare --rounds 1")
+        .with(&["--vary", "-c 10 --shards 1", "--vary", "-c 30 --shards 2"])
+        .with(&["fanout", "-c", "5", "-d", "200ms", "--json"]);
+    let report = run.succeeds().report();
+    let columns = report.value("comparison.servers");
+    assert_eq!(columns, &serde_json::json!(["-c 10 --shards 1", "-c 30 --shards 2"]));
+    let ratio = &report.value("figures.cpu_us_per_delivery")["-c 30 --shards 2"]["ratio"]["median"];
+    assert!(ratio.as_f64().is_some_and(|ratio| ratio > 0.0), "{}", report.whole());
+}
+
+#[test]
+fn workers_are_hired_over_http() {
+    let agent = support::Started::agent("s3cret");
+    let line = format!(
+        "fanout --server floor --worker-at {} --worker-secret-from SECRET -c 20 -d 300ms --workers 2 --json",
+        agent.address
+    );
+    let report = loadtest(&line).variable("SECRET", "s3cret").succeeds().report();
+    report.is_clean().has(&["clock_error_ms"]).has_latency();
+    assert_eq!(report.number("audit.delivered"), report.number("figures.published") * 20.0);
+    let ran = loadtest(&line).variable("SECRET", "guess").ends(69);
+    assert!(ran.stderr.contains("401"), "{ran:?}");
+}
+
+#[test]
+fn workers_are_started_by_commands() {
+    let worker = format!("{} worker", env!("CARGO_BIN_EXE_clarion-loadtest"));
+    let run = loadtest("fanout --server floor -c 20 -d 300ms --workers 2 --json").with(&["--worker-command", &worker]);
+    run.succeeds().report().is_clean().has(&["clock_error_ms"]).has_latency();
+}
+
+#[test]
 fn a_server_that_is_there_is_measured_by_its_process() {
-    let floor = support::Floor::start();
+    let floor = support::Started::floor();
     let line = format!("push --target {} --profile floor --pid {} -c 10 -d 300ms --json", floor.address, floor.pid());
     loadtest(&line).succeeds().report().is_clean().has(&PUBLISHING).has_latency();
 }
@@ -177,7 +271,7 @@ fn a_server_that_makes_mistakes_is_found_out() {
 #[test]
 fn a_table_is_for_people() {
     let ran = loadtest("fanout --server floor -c 5 -d 200ms --rate 50").succeeds();
-    for part in ["fanout · floor", "cpu µs per delivery", "0 lost", "p99"] {
+    for part in ["fanout · floor", "CPU µs per delivery", "0 lost", "p99"] {
         assert!(ran.stdout.contains(part), "{ran:?}");
     }
 }
@@ -205,6 +299,11 @@ fn usage_errors_exit_64_and_start_nothing() {
         "compare --servers clarion,no-such fanout",
         "rolling --nodes 1",
         "idle -c 2000000",
+        "idle --nodes 2 -c 10",
+        "idle --server floor --audience me -c 10",
+        "fanout -c 10 --channels 3",
+        "fanout --server ws --shards 2 -c 10",
+        "compare --servers clarion floor",
         "fanout --expect nonsense",
     ] {
         let ran = loadtest(line).ends(64);

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -30,15 +31,17 @@ def overlay(name):
 
 
 def one(documents, kind, name="clarion"):
-    """The only object of this kind and name; a generated name ends in a hash."""
-    found = [
-        document
-        for document in documents
-        if document["kind"] == kind and document["metadata"]["name"].startswith(name)
-        and (document["metadata"]["name"] == name or kind == "ConfigMap")
-    ]
+    """The only object of this kind and name; that of a ConfigMap ends in a hash."""
+    wanted = re.escape(name) + ("-[a-z0-9]{10}" if kind == "ConfigMap" else "")
+    found = [document for document in documents if document["kind"] == kind and re.fullmatch(wanted, document["metadata"]["name"])]
     assert len(found) == 1, f"{kind} {name}: {len(found)}"
     return found[0]
+
+
+def pods(documents):
+    """What pods are made from, with the kind and name of what makes them."""
+    makers = [document for document in documents if document["kind"] in ("Deployment", "StatefulSet", "Job")]
+    return {(maker["kind"], maker["metadata"]["name"]): maker["spec"]["template"] for maker in makers}
 
 
 def broker_container(documents):

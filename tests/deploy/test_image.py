@@ -4,13 +4,14 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 import urllib.request
 
 import pytest
 import yaml
-from conftest import BROKER, ROOT, eventually, free_port, listening
-from rendered import DEPLOY, broker_container, clean_environment, configuration, one, overlay, seconds
+from conftest import BROKER, ROOT, eventually, free_port, listening, on_free_port
+from rendered import DEPLOY, broker_container, clean_environment, configuration, one, overlay, pods, seconds
 
 
 def instructions():
@@ -57,6 +58,25 @@ def test_the_image_alone_says_that_it_wants_keys():
     config = configuration(**image_environment(), CLARION_JWT_SECRET="long enough to be a secret of HS256")
     assert (config["listen"], config["admin_listen"]) == ("0.0.0.0:8000", "0.0.0.0:8001")
     assert final("EXPOSE") == ["8000 8001"]
+
+
+def test_the_list_of_contents_has_the_crates():
+    # Without an engine: that the build is asked for the list, and that what it is made from gets into the build.
+    text = (ROOT / "Dockerfile").read_text()
+    assert "ARG BUILDKIT_SBOM_SCAN_CONTEXT=true\n" in text.split("\nFROM ")[0] + "\n"
+    assert "!Cargo.lock" in (ROOT / ".dockerignore").read_text().split()
+    assert "buildx build --sbom=true" in (DEPLOY / "README.md").read_text()
+
+
+def test_the_image_has_every_program_that_is_run_from_it():
+    (copied,) = [copy for copy in final("COPY") if copy.startswith("--from=build")]
+    there = {f"/usr/local/bin/{path.rsplit('/', 1)[1]}" for path in copied.split()[1:-1]}
+    run = {json.loads(entry)[0] for entry in final("ENTRYPOINT")}
+    for pod in pods(overlay("redis-loadtest")).values():
+        run |= {container["command"][0] for container in pod["spec"]["containers"] if "command" in container}
+    assert run == {"/usr/local/bin/clarion-broker", "/usr/local/bin/clarion-loadtest"} and run <= there
+    built = next(rest for _, name, rest in reversed(instructions()) if name == "RUN" and "cargo build" in rest)
+    assert {"clarion-broker", "clarion-loadtest"} <= set(re.findall(r"-p (\S+)", built))
 
 
 def test_what_the_health_check_runs_is_in_the_image():
@@ -132,6 +152,29 @@ def test_compose_starts_brokers_as_they_want_to_be():
         assert bus.split("://")[1].split(":")[0] in services
         config = configuration(**{**image_environment(), **broker["environment"], "CLARION_BUS": bus})
         assert seconds(broker["stop_grace_period"]) > seconds(config["drain"]["deadline"])
+
+
+def test_compose_starts_the_example_beside_the_nodes(start, redis_url):
+    service = compose()["services"]["orders"]
+    folder = DEPLOY / service["build"]["context"]
+    entry = json.loads(re.search(r"(?m)^ENTRYPOINT (.*)", (folder / "Dockerfile").read_text())[1])
+    assert entry[0] == "python3" and (folder / entry[-1]).exists()
+    # All but the bus, and ports that are free here.
+    arguments = [f"--bus={redis_url}" if argument.startswith("--bus=") else argument for argument in service["command"]]
+    arguments = [argument.replace("0.0.0.0", "127.0.0.1") for argument in arguments]
+
+    def begin(port):
+        shop = start(sys.executable, *entry[1:-1], folder / entry[-1], *arguments, "--rate", "0", "--port", port)
+        assert shop.line("is up", lambda line: "a buyer" in line)
+        return port
+
+    port = on_free_port(begin)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/settings.json", timeout=30) as answer:
+        settings = json.loads(answer.read())
+    (published,) = compose()["services"]["proxy"]["ports"]
+    assert settings["push"] == [f"http://localhost:{published.split(':')[1]}"]
+    at = {int(url.rsplit(":", 1)[1].split("/")[0]) - port for url in (settings["state"], settings["payments"])} | {0}
+    assert {int(published.split(":")[1]) - 9000 for published in service["ports"]} == at
 
 
 @pytest.mark.parametrize("file", ["compose/haproxy.cfg", "prometheus/prometheus.yaml"])

@@ -6,7 +6,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from conftest import on_free_port
-from rendered import DEPLOY, OVERLAYS, broker_container, configuration, one, overlay, render, seconds
+from rendered import DEPLOY, OVERLAYS, broker_container, configuration, one, overlay, pods, render, seconds
 
 # The oldest release that knows all that is used, and the newest that the validator knows.
 RELEASES = ["1.30.0", "1.37.0"]
@@ -85,7 +85,7 @@ def configured(name, tmp_path):
     """What the broker in this overlay's pods has in force."""
     documents = overlay(name)
     file = tmp_path / "clarion.toml"
-    file.write_text(one(documents, "ConfigMap", "clarion-")["data"]["clarion.toml"])
+    file.write_text(one(documents, "ConfigMap")["data"]["clarion.toml"])
     args = broker_container(documents)["args"]
     assert args == ["--config", "/etc/clarion/clarion.toml"]
     return configuration("--config", file, **environment(documents))
@@ -153,9 +153,10 @@ def test_a_roll_and_an_eviction_never_go_below_strength(name):
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_pods_have_no_rights_that_they_do_not_need(name):
     documents = overlay(name)
-    pods = [document["spec"]["template"]["spec"] for document in documents if document["kind"] == "Deployment"]
-    assert len(pods) == (1 if name.endswith("existing") else 2)
-    for pod in pods:
+    own = [pod["spec"] for pod in pods(documents).values()]
+    # The brokers, the trial's bus, and the load's workers and coordinator.
+    assert len(own) == {"existing": 1, "loadtest": 4}.get(name.rsplit("-")[-1], 2)
+    for pod in own:
         assert pod["automountServiceAccountToken"] is False and pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -171,15 +172,17 @@ def test_pods_have_no_rights_that_they_do_not_need(name):
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_selectors_find_their_pods(name):
     documents = overlay(name)
-    pods = [document["spec"]["template"]["metadata"]["labels"] for document in documents if document["kind"] == "Deployment"]
+    labelled = [pod["metadata"]["labels"] for pod in pods(documents).values()]
     for document in documents:
         spec = document.get("spec", {})
         labels = spec.get("selector") if document["kind"] == "Service" else None
         if document["kind"] in ("NetworkPolicy", "PodDisruptionBudget", "Deployment"):
             labels = (spec.get("podSelector") or spec["selector"])["matchLabels"]
         if labels is not None:
-            found = [pod for pod in pods if labels.items() <= pod.items()]
-            assert len(found) == 1, f"{document['kind']} {document['metadata']['name']} finds {len(found)} kinds of pods"
+            found = [pod for pod in labelled if labels.items() <= pod.items()]
+            # The load's coordinator and workers have one policy together.
+            wanted = 2 if labels == {"app.kubernetes.io/name": "clarion-loadtest"} else 1
+            assert len(found) == wanted, f"{document['kind']} {document['metadata']['name']} finds {len(found)} kinds of pods"
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

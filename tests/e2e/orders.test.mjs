@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";
-import { PATIENCE, Process, ROOT, SCREENSHOTS, eventually, onFreePort, startChromium } from "./harness.mjs";
+import { open, photograph, shows } from "./dashboard.mjs";
+import { Process, ROOT, eventually, onFreePort, startChromium } from "./harness.mjs";
 
 const CALLBACK = "/order_center/order/alipay/callback";
 
@@ -20,33 +21,6 @@ function startShop(t, ...args) {
       fetch(`${port(1)}${CALLBACK}?${new URLSearchParams({ id, amount, region, buyer })}`);
     return { port, pid, pay };
   });
-}
-
-/** Opens a page that remembers all states it was in; whatever it throws fails the test in `complaints`. */
-async function open(browser, url, options = {}) {
-  const page = await (await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options })).newPage();
-  page.setDefaultTimeout(PATIENCE);
-  const complaints = [];
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  await page.goto(url);
-  await page.evaluate(() => {
-    const state = document.getElementById("state");
-    window.states = [state.dataset.state];
-    new MutationObserver(() => window.states.push(state.dataset.state)).observe(state, { attributes: true });
-  });
-  await page.locator("#state[data-state=live]").waitFor();
-  return { page, complaints };
-}
-
-const shows = (page, id, text) => page.locator(`#${id}`, { hasText: new RegExp(`^${text.replace(/[.]/g, "\\.")}$`) }).waitFor();
-
-async function photograph(page, name) {
-  const wider = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-  assert.ok(wider <= 0, `${name} is ${wider} px wider than its window`);
-  for (const colorScheme of ["light", "dark"]) {
-    await page.emulateMedia({ colorScheme });
-    await page.screenshot({ path: join(SCREENSHOTS, `orders-${name}-${colorScheme}.png`), fullPage: true });
-  }
 }
 
 for (const [bus, ...more] of [["memory"], ["redis", "--nodes", "2"], ["nats"]]) {

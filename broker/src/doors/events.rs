@@ -1,19 +1,18 @@
 //! Event streams: one channel path, `/events` for many, `/me`.
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use axum::{body::Body, extract::Request, response::Response};
 use clarion_protocol::{Interest, dialect::Dialect};
-use futures_util::StreamExt as _;
-use http::Method;
+use http::{HeaderValue, Method, header::CONNECTION};
 
-use super::{Door, Knock, Wanted, Welcome};
+use super::{Door, Knock, Wanted, Welcome, hand_over::HandOver};
 use crate::{
     answer::{self, Problem},
     node::Node,
 };
 
-/// Registers an event stream and makes its response.
+/// Registers an event stream and makes the head of its response; the shard writes the rest to the socket itself.
 pub(super) async fn enter(
     node: &Arc<Node>,
     request: Request,
@@ -28,12 +27,15 @@ pub(super) async fn enter(
         }
         return Ok(answer::event_stream(Body::empty()));
     }
-    let knock = Knock { door: Door::EventStream, dialect, wanted, upstream: None, greeting: answer::retry_line() };
+    let knock = Knock { door: Door::EventStream, dialect, wanted, upstream: None };
     match knock.ask(node, &mut head).await? {
         Welcome::Elsewhere(response) => Ok(response),
         Welcome::Here(ticket, _) => {
-            let events = ticket.into_stream().map(Ok::<_, Infallible>);
-            Ok(answer::event_stream(Body::from_stream(events)))
+            let mut response = answer::event_stream(Body::empty());
+            // Without a length the body ends with the connection, so messages need no chunks around them.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            HandOver::new(ticket, answer::retry_line()).put(&mut response);
+            Ok(response)
         }
     }
 }

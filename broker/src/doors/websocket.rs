@@ -1,4 +1,4 @@
-//! The plain WebSocket: the opening handshake by hand (RFC 6455, 4.2), after which the socket leaves hyper for its shard.
+//! The plain WebSocket: the opening handshake by hand (RFC 6455, 4.2), after which the socket leaves HTTP for its shard.
 
 use std::sync::Arc;
 
@@ -17,15 +17,11 @@ use http::{
     },
     request::Parts,
 };
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use sha1::{Digest as _, Sha1};
-use tokio::net::TcpStream;
 
-use super::{Door, Knock, Wanted, Welcome};
+use super::{Door, Knock, Wanted, Welcome, hand_over::HandOver};
 use crate::{
     answer::{Problem, problem},
-    hub::Ticket,
     node::Node,
 };
 
@@ -44,14 +40,14 @@ pub(super) async fn enter(
 ) -> Result<Response, Problem> {
     let (mut head, _body) = request.into_parts();
     let accept = check(&head)?;
-    let knock = Knock { door: Door::WebSocket, dialect: Dialect::Plain, wanted, upstream, greeting: Bytes::new() };
+    let knock = Knock { door: Door::WebSocket, dialect: Dialect::Plain, wanted, upstream };
     let (ticket, caller) = match knock.ask(node, &mut head).await? {
         Welcome::Here(ticket, caller) => (ticket, caller),
         Welcome::Elsewhere(response) => return Ok(response),
     };
-    let socket = head.extensions.remove::<OnUpgrade>().ok_or_else(not_upgradable)?;
-    node.tasks.spawn(hand_over(socket, ticket));
-    Ok(switch(accept, caller.identity.subprotocol))
+    let mut response = switch(accept, caller.identity.subprotocol);
+    HandOver::new(ticket, Bytes::new()).put(&mut response);
+    Ok(response)
 }
 
 /// Whether this is an opening handshake; answers what proves that it was understood.
@@ -102,29 +98,6 @@ fn switch(accept: HeaderValue, subprotocol: Option<&'static str>) -> Response {
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
     }
     response
-}
-
-fn not_upgradable() -> Problem {
-    problem(StatusCode::UPGRADE_REQUIRED, "bad_handshake", "this connection cannot be upgraded")
-}
-
-/// Takes the socket out of hyper and tokio once the answer is written, and gives it to its shard.
-///
-/// A client that goes away during the handshake drops the ticket, which frees everything it stands for.
-async fn hand_over(socket: OnUpgrade, ticket: Ticket) {
-    let Ok(upgraded) = socket.await else { return };
-    // Anything but plain TCP here would be a mistake in our own accept loop, where it is seen by every test.
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("an upgraded connection is not the socket that was accepted");
-        return;
-    };
-    // Copied, since what hyper read ahead pins its whole buffer, empty or not.
-    let read_ahead = Bytes::copy_from_slice(&parts.read_buf);
-    drop(parts.read_buf);
-    match parts.io.into_inner().into_std() {
-        Ok(socket) => ticket.attach(socket, read_ahead),
-        Err(error) => tracing::warn!(%error, "a socket could not be taken from the runtime"),
-    }
 }
 
 #[cfg(test)]

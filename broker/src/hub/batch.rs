@@ -20,19 +20,30 @@ const ITEM_BYTES: usize = size_of::<Delivered>();
 /// A set of shards, one bit each.
 pub(super) type Shards = u64;
 
+/// The set of the only shard.
+const ONLY: Shards = 1;
+
 /// Which shards hold members of which interest. Written when a shard gets its first or loses its last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Masks {
-    of: RwLock<HashMap<InterestId, Shards>>,
+    /// A shard that is alone gets everything, and knows itself what is nobody's.
+    of: Option<RwLock<HashMap<InterestId, Shards>>>,
 }
 
 impl Masks {
+    pub(super) fn new(shards: usize) -> Self {
+        Self { of: (shards > 1).then(RwLock::default) }
+    }
+
     pub(super) fn set(&self, interest: InterestId, shard: Shards) {
-        *self.of.write().entry(interest).or_default() |= shard;
+        if let Some(of) = &self.of {
+            *of.write().entry(interest).or_default() |= shard;
+        }
     }
 
     pub(super) fn clear(&self, interest: InterestId, shard: Shards) {
-        let mut of = self.of.write();
+        let Some(of) = &self.of else { return };
+        let mut of = of.write();
         if let Some(shards) = of.get_mut(&interest) {
             *shards &= !shard;
             if *shards == 0 {
@@ -69,9 +80,11 @@ impl Batch {
     /// Keeps what some socket here hears.
     pub(super) fn new(deliveries: impl Iterator<Item = Delivery>, masks: &Masks, at: Time) -> Self {
         let mut batch = Self { messages: Vec::with_capacity(deliveries.size_hint().0), at, weight: 0, shards: 0 };
-        let of = masks.of.read();
+        let of = masks.of.as_ref().map(RwLock::read);
         for Delivery { interests, address, message } in deliveries {
-            let shards = interests.iter().filter_map(|id| of.get(id)).fold(0, |all, shards| all | shards);
+            let shards = of
+                .as_ref()
+                .map_or(ONLY, |of| interests.iter().filter_map(|id| of.get(id)).fold(0, |all, shards| all | shards));
             // The broker's own messages are sorted out before; a message whose last socket just left is nobody's.
             let Address::Channel(channel) = address else { continue };
             if shards == 0 {

@@ -14,6 +14,10 @@ pub const MAX_SHARDS: usize = 64;
 pub struct Config {
     /// Threads that own sockets. One per core unless it is set: more would only take turns, fewer leave cores idle.
     pub shards: Option<NonZeroUsize>,
+    /// Whether the thread of the shard, if there is only one, takes other tasks in: links that wake it for every message
+    /// do so without a switch of threads. Several shards are woken from outside, since none must wait for another.
+    #[serde(skip)]
+    pub host: bool,
     /// Connections that this node takes at most. Unlimited unless it is set: descriptors end first.
     pub max_connections: Option<NonZeroUsize>,
     /// Bytes that may wait for one connection, what keeping them costs included: some seconds of a busy channel.
@@ -46,6 +50,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             shards: None,
+            host: false,
             max_connections: None,
             outbox_bytes: limits::OUTBOX_BYTES,
             queue_bytes: 4 * 1024 * 1024,

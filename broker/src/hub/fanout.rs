@@ -1,8 +1,6 @@
 //! The way from a delivery to its sockets. What is done here is done once per message or once per run of messages;
 //! per recipient there is one write call and nothing else as long as the client keeps up.
 
-use std::task::Waker;
-
 use clarion_protocol::{CloseCode, dialect::Dialect};
 
 use super::{
@@ -27,8 +25,6 @@ pub(super) struct FanOut {
     /// What one member with overlapping subscriptions gets.
     own: Run,
     doomed: Vec<(Key, Doom)>,
-    /// Event streams that got something this turn.
-    pub wakers: Vec<Waker>,
 }
 
 /// A message for an audience.
@@ -115,7 +111,7 @@ impl<H: super::Handler> Shard<H> {
     fn write_run(&mut self, audience: u32, dialect: Dialect) {
         let Some(audience) = self.table.audience(audience) else { return };
         let metrics = &self.common.metrics;
-        let FanOut { run, own, doomed, wakers, .. } = &mut self.fan;
+        let FanOut { run, own, doomed, .. } = &mut self.fan;
         let bound = self.common.settings.outbox_bytes;
         let (mut messages, mut bytes) = (0, 0);
         for member in audience.members.iter().filter(|member| member.dialect == dialect) {
@@ -127,7 +123,7 @@ impl<H: super::Handler> Shard<H> {
             };
             messages += run.messages();
             bytes += run.bytes().len();
-            match hand(record, *member, run, bound, wakers) {
+            match hand(record, *member, run, bound) {
                 Handed::Yes => {}
                 Handed::Dropped(count, policy) => {
                     metrics.slow(policy).inc_by(count as u64);
@@ -161,7 +157,7 @@ impl<H: super::Handler> Shard<H> {
 }
 
 /// Gives one member a run: straight to its socket, and to its outbox what the socket does not take.
-fn hand(record: &mut Record, member: Member, run: &mut Run, bound: usize, wakers: &mut Vec<Waker>) -> Handed {
+fn hand(record: &mut Record, member: Member, run: &mut Run, bound: usize) -> Handed {
     let mut written = 0;
     if record.outbox.is_none()
         && let Transport::Tcp(_) = record.transport
@@ -173,14 +169,7 @@ fn hand(record: &mut Record, member: Member, run: &mut Run, bound: usize, wakers
         }
     }
     let slow = record.cold.seats[usize::from(member.subscription)].slow;
-    let pushed = if let Transport::Events(pipe) = &record.transport {
-        let (pushed, waker) = pipe.push_run(run, slow, bound);
-        wakers.extend(waker);
-        pushed
-    } else {
-        record.outbox.get_or_insert_default().push_run(run, written, slow, bound)
-    };
-    match pushed {
+    match record.outbox.get_or_insert_default().push_run(run, written, slow, bound) {
         Pushed::Waits { dropped: 0 } => Handed::Yes,
         Pushed::Waits { dropped } => Handed::Dropped(dropped, slow),
         Pushed::Full => Handed::Doomed(Doom::Slow),

@@ -1,6 +1,9 @@
 //! How connections begin, how they are watched, and how they end.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clarion_protocol::{CloseCode, dialect::Dialect};
@@ -15,7 +18,6 @@ use super::{
     metrics::End,
     record::{Cold, Key, Record, Rivals, Seat, Transport},
     shard::Shard,
-    stream::Pipe,
     table::Member,
     users::Place,
 };
@@ -34,34 +36,24 @@ impl<H: Handler> Shard<H> {
             self.inbox.connections.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let Open { id, dialect, mut subscriptions, user, upstream, expires, greeting, lease } = open;
+        let Open { id, dialect, mut subscriptions, user, upstream, expires, lease } = open;
         deduplicate(&mut subscriptions);
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
         let expires = expires.map_or(NEVER, |after| self.now + ticks(after));
         let connection = Connection { id, dialect, user, upstream, expires, incoming: None, lease };
-        let transport = match dialect {
-            Dialect::Plain => Transport::Waiting,
-            Dialect::Event | Dialect::EventOfMany => Transport::Events(Arc::<Pipe>::default()),
-        };
-        let pipe = match &transport {
-            Transport::Events(pipe) => Some(Arc::clone(pipe)),
-            Transport::Waiting | Transport::Tcp(_) => None,
-        };
-        if let Some(pipe) = &pipe {
-            pipe.keep(greeting);
-        }
         let rivals = Rivals::find(&subscriptions);
         let pulse = Pulse::new(self.now, (self.now + self.common.settings.handshake).min(expires));
         let cold = Box::new(Cold { connection, seats: SmallVec::new(), rivals });
+        let transport = Transport::Waiting;
         let record = Record { transport, outbox: None, cold, serial, pulse, phase: Phase::Open, paused: false };
         let index = u32::try_from(self.records.insert(record)).expect("descriptors end before");
         let key = Key { index, serial };
         self.sit(key, dialect, &subscriptions);
-        self.wheel.schedule(key, pulse.next);
+        self.wheel.schedule(key.index, pulse.next);
         self.common.metrics.connections(dialect).inc();
         // Whoever asked may have gone away: then the ticket is dropped, and takes this back.
-        drop(reply.send(Ticket { inbox: Arc::clone(&self.inbox), key, pipe, used: false }));
+        drop(reply.send(Ticket { inbox: Arc::clone(&self.inbox), key, used: false }));
     }
 
     /// Takes the places of a new connection.
@@ -86,17 +78,18 @@ impl<H: Handler> Shard<H> {
         let both = Readiness::READABLE | Readiness::WRITABLE;
         let registered = self.poll.registry().register(&mut socket, key.into(), both);
         let now = self.now;
-        let wait = spread(self.common.settings.heartbeats.ping);
+        let settings = self.common.settings;
         let Some(record) = self.record(key).filter(|record| matches!(record.transport, Transport::Waiting)) else {
             return;
         };
         record.transport = Transport::Tcp(socket);
         record.pulse.heard = now;
         if record.is_open() {
-            let expires = record.cold.connection.expires;
-            let next = (now + wait).min(expires);
+            let connection = &record.cold.connection;
+            let interval = if connection.is_stream() { settings.comments } else { settings.heartbeats.ping };
+            let next = (now + spread(interval)).min(connection.expires);
             record.pulse.next = next;
-            self.wheel.schedule(key, next);
+            self.wheel.schedule(key.index, next);
         }
         if let Err(error) = registered {
             tracing::warn!(%error, "a socket cannot be watched");
@@ -111,17 +104,17 @@ impl<H: Handler> Shard<H> {
 
     /// Looks at all whose time has come.
     pub(super) fn watch(&mut self) {
-        while let Some((tick, mut keys)) = self.wheel.advance(self.now) {
-            for key in keys.drain(..) {
-                let Some(record) = self.record(key) else { continue };
+        while let Some((tick, mut due)) = self.wheel.advance(self.now) {
+            for index in due.drain(..) {
+                let Some(record) = self.records.get(index as usize) else { continue };
                 let next = record.pulse.next;
                 if next <= tick {
-                    self.look_at(key);
+                    self.look_at(Key { index, serial: record.serial });
                 } else if super::wheel::same_slot(next, tick) {
-                    self.wheel.schedule(key, next);
+                    self.wheel.schedule(index, next);
                 }
             }
-            self.wheel.give_back(tick, keys);
+            self.wheel.give_back(tick, due);
         }
     }
 
@@ -134,7 +127,7 @@ impl<H: Handler> Shard<H> {
             if record.outbox.is_some() && patience > now {
                 // It still takes what was pending for it when it was to go.
                 record.pulse.next = patience;
-                self.wheel.schedule(key, patience);
+                self.wheel.schedule(key.index, patience);
             } else {
                 self.remove(key, None);
             }
@@ -147,11 +140,12 @@ impl<H: Handler> Shard<H> {
         }
         match &record.transport {
             Transport::Waiting => return self.remove(key, Some(End::Handshake)),
-            Transport::Events(pipe) if !pipe.is_taken() => return self.remove(key, Some(End::Handshake)),
-            Transport::Events(pipe) => {
-                let waker = pipe.comment(Bytes::from_static(COMMENT));
+            Transport::Tcp(_) if record.cold.connection.is_stream() => {
                 record.pulse.next = now + settings.comments;
-                wake(waker);
+                // What waits says as well that the stream lives, once it gets through.
+                if record.outbox.is_none() {
+                    self.say(key, Bytes::from_static(COMMENT));
+                }
             }
             Transport::Tcp(_) => {
                 if record.paused {
@@ -168,7 +162,7 @@ impl<H: Handler> Shard<H> {
         if let Some(record) = self.record(key) {
             record.pulse.next = record.pulse.next.min(expires);
             let next = record.pulse.next;
-            self.wheel.schedule(key, next);
+            self.wheel.schedule(key.index, next);
         }
     }
 
@@ -183,33 +177,19 @@ impl<H: Handler> Shard<H> {
                 record.outbox = None;
             }
         }
-        let paused = record.paused;
+        let (paused, retry_within) = (record.paused, self.common.settings.retry_within);
         self.part(key, Phase::Closing, End::Said(code));
         let Some(record) = self.record(key) else { return };
+        let last_words = last_words(&record.cold.connection, code, retry_within);
         match &record.transport {
-            Transport::Events(pipe) => {
-                let pipe = Arc::clone(pipe);
-                self.end_stream(&pipe, code);
-            }
             Transport::Tcp(_) => {
-                self.say(key, encode(Opcode::Close, &code.body()));
+                self.say(key, last_words);
                 if paused {
                     self.unread.push(key);
                 }
             }
-            Transport::Waiting => record.outbox.get_or_insert_default().keep(encode(Opcode::Close, &code.body())),
+            Transport::Waiting => record.outbox.get_or_insert_default().keep(last_words),
         }
-    }
-
-    fn end_stream(&self, pipe: &Pipe, code: CloseCode) {
-        if code == CloseCode::Slow {
-            pipe.shed();
-        }
-        if code.reconnect() {
-            let longest = u64::try_from(self.common.settings.retry_within.as_millis()).unwrap_or(u64::MAX);
-            pipe.keep(format!("retry: {}\n\n", rand::random_range(0..=longest)).into());
-        }
-        wake(pipe.end());
     }
 
     /// Closes some connections that are open, whichever come first.
@@ -241,7 +221,7 @@ impl<H: Handler> Shard<H> {
             return;
         }
         record.pulse.next = deadline;
-        self.wheel.schedule(key, deadline);
+        self.wheel.schedule(key.index, deadline);
         self.inbox.closing.fetch_add(1, Ordering::Relaxed);
         self.common.metrics.ended(end);
         self.leave(key);
@@ -263,13 +243,6 @@ impl<H: Handler> Shard<H> {
         }
     }
 
-    /// Whoever held the connection's other end let go of it: a client of an event stream says goodbye no other way.
-    pub(super) fn give_up(&mut self, key: Key) {
-        let Some(record) = self.record(key) else { return };
-        let taken = matches!(&record.transport, Transport::Events(pipe) if pipe.is_taken());
-        self.remove(key, Some(if taken { End::Client } else { End::Handshake }));
-    }
-
     /// A connection is gone, wherever it was.
     pub(super) fn lose(&mut self, key: Key) {
         self.remove(key, Some(End::Lost));
@@ -281,10 +254,6 @@ impl<H: Handler> Shard<H> {
         let was_open = record.is_open();
         self.leave(key);
         let record = self.records.remove(key.index as usize);
-        if let Transport::Events(pipe) = &record.transport {
-            pipe.shed();
-            wake(pipe.end());
-        }
         self.common.metrics.connections(record.cold.connection.dialect).dec();
         self.inbox.connections.fetch_sub(1, Ordering::Relaxed);
         if !was_open {
@@ -295,10 +264,16 @@ impl<H: Handler> Shard<H> {
     }
 }
 
-fn wake(waker: Option<std::task::Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
+/// What a client hears last: a close frame, or when to come back. A stream that should stay away just ends.
+fn last_words(connection: &Connection, code: CloseCode, retry_within: Duration) -> Bytes {
+    if !connection.is_stream() {
+        return encode(Opcode::Close, &code.body());
     }
+    if !code.reconnect() {
+        return Bytes::new();
+    }
+    let longest = u64::try_from(retry_within.as_millis()).unwrap_or(u64::MAX);
+    format!("retry: {}\n\n", rand::random_range(0..=longest)).into()
 }
 
 /// A first interval, so that connections that came together are not looked at together for ever.

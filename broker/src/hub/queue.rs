@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use clarion_protocol::CloseCode;
-use mio::{Registry, Token, Waker};
+use mio::Waker;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -27,7 +26,7 @@ pub(super) enum Item {
 pub(super) enum Command {
     Open(Box<Open>, oneshot::Sender<Ticket>),
     Attach(Key, std::net::TcpStream, Bytes),
-    /// The client's side was given up.
+    /// The handshake was given up.
     Gone(Key),
     Resume(Key),
     Close(Key, CloseCode),
@@ -42,12 +41,20 @@ pub(super) enum Taken {
     Full,
 }
 
+/// What wakes a shard that waits.
+pub(super) enum Bell {
+    /// It waits for its poll, in a thread of its own.
+    Poll(Waker),
+    /// It waits as one of its thread's tasks.
+    Task(Notify),
+}
+
 /// The door of a shard. Everything that comes from other threads comes through here.
 pub(super) struct Inbox {
     queue: Mutex<Queue>,
     /// Tells those who wait that the queue was emptied.
     space: Notify,
-    waker: Waker,
+    bell: Bell,
     bound: usize,
     /// Connections of this shard, those included that are on their way in or out.
     pub connections: AtomicUsize,
@@ -67,15 +74,15 @@ struct Queue {
 }
 
 impl Inbox {
-    pub(super) fn new(registry: &Registry, token: Token, bound: usize) -> io::Result<Self> {
-        Ok(Self {
+    pub(super) fn new(bell: Bell, bound: usize) -> Self {
+        Self {
             queue: Mutex::default(),
             space: Notify::new(),
-            waker: Waker::new(registry, token)?,
+            bell,
             bound,
             connections: AtomicUsize::new(0),
             closing: AtomicUsize::new(0),
-        })
+        }
     }
 
     /// Hands over a command. One for a shard that has ended is dropped.
@@ -126,10 +133,17 @@ impl Inbox {
         }
     }
 
-    /// Takes all that waits. If nothing does, the shard counts as asleep from now on.
-    pub(super) fn take(&self, into: &mut VecDeque<Item>) {
+    /// Whether nothing waits. Then the shard counts as asleep from now on.
+    pub(super) fn sleep(&self) -> bool {
         let mut queue = self.queue.lock();
         queue.asleep = queue.items.is_empty();
+        queue.asleep
+    }
+
+    /// Takes all that waits into an empty list.
+    pub(super) fn take(&self, into: &mut VecDeque<Item>) {
+        let mut queue = self.queue.lock();
+        queue.asleep = false;
         std::mem::swap(&mut queue.items, into);
         let crowded = std::mem::take(&mut queue.weight) > 0;
         drop(queue);
@@ -149,9 +163,24 @@ impl Inbox {
     }
 
     fn wake(&self, asleep: bool) {
-        if asleep && let Err(error) = self.waker.wake() {
-            // An eventfd can only fail when the process has lost its descriptors.
-            tracing::error!(%error, "a shard cannot be woken");
+        match &self.bell {
+            _ if !asleep => {}
+            Bell::Task(task) => task.notify_one(),
+            Bell::Poll(waker) => {
+                if let Err(error) = waker.wake() {
+                    // An eventfd can only fail when the process has lost its descriptors.
+                    tracing::error!(%error, "a shard cannot be woken");
+                }
+            }
+        }
+    }
+
+    /// Waits until something is handed over to a shard that sleeps as a task. Cancel safe.
+    pub(super) async fn rung(&self) {
+        match &self.bell {
+            Bell::Task(task) => task.notified().await,
+            // Its poll tells.
+            Bell::Poll(_) => std::future::pending().await,
         }
     }
 

@@ -1,16 +1,13 @@
 //! What a shard knows of a connection: a small record that fan-out touches, and the rest beside it.
 
-use std::{
-    io::{self, Read, Write},
-    sync::Arc,
-};
+use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 use clarion_protocol::Interest;
 use mio::{Token, net::TcpStream};
 use smallvec::SmallVec;
 
-use super::{Subscription, stream::Pipe};
+use super::Subscription;
 use crate::{
     connection::{Connection, Phase, Pulse},
     outbox::{Outbox, SlowPolicy},
@@ -95,8 +92,6 @@ pub(super) enum Transport {
     Waiting,
     /// A socket of ours. A TLS session over one will stand beside it.
     Tcp(TcpStream),
-    /// The body of an HTTP response, which fetches.
-    Events(Arc<Pipe>),
 }
 
 impl Transport {
@@ -121,7 +116,7 @@ impl Transport {
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.read(buffer),
-            Self::Waiting | Self::Events(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Self::Waiting => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }
@@ -137,11 +132,10 @@ impl Record {
             outbox.keep(frame);
             return Ok(());
         }
-        let written = self.transport.write(&frame)?;
-        if written == 0 {
-            self.outbox.get_or_insert_default().keep(frame);
-        } else if written < frame.len() {
-            self.outbox.get_or_insert_default().begin(frame.slice(written..));
+        match self.transport.write(&frame)? {
+            all if all == frame.len() => {}
+            0 => self.outbox.get_or_insert_default().keep(frame),
+            written => self.outbox.get_or_insert_default().begin(frame.slice(written..)),
         }
         Ok(())
     }

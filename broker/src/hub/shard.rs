@@ -11,8 +11,9 @@ use std::{
 };
 
 use clarion_protocol::CloseCode;
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
+use tokio::sync::Notify;
 
 use super::{
     batch::{Batch, Masks, Shards},
@@ -20,9 +21,9 @@ use super::{
     config::Config,
     fanout::FanOut,
     handler::Handler,
-    metrics::Metrics,
-    queue::{Command, Inbox, Item},
-    record::{Key, Record, Transport},
+    metrics::{End, Metrics},
+    queue::{Bell, Command, Inbox, Item},
+    record::{Key, Record},
     table::Table,
     users::Users,
     wheel::Wheel,
@@ -32,7 +33,7 @@ use crate::connection::{Intervals, Tick};
 /// The waker's token. No key is like it: serial numbers do not come that far.
 const WAKER: Token = Token(usize::MAX);
 /// Events taken from the poll at once.
-const EVENTS: usize = 1024;
+pub(super) const EVENTS: usize = 1024;
 /// What one read can bring: a few of the largest frames, or many small ones.
 const READ_BYTES: usize = 64 * 1024;
 /// Deliveries written in one turn, so that one turn neither fills a client's outbox nor keeps other clients waiting.
@@ -44,6 +45,17 @@ pub(super) struct Common {
     pub users: Arc<Users>,
     pub metrics: Metrics,
     pub settings: Settings,
+}
+
+/// How long a shard waits when it has done what there was to do.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pause {
+    /// Not at all: there is more.
+    None,
+    /// Until something happens.
+    Endless,
+    /// Until then, unless something happens before.
+    Until(Time),
 }
 
 /// The configuration in a shard's own units.
@@ -103,9 +115,17 @@ pub(super) struct Shard<H> {
 }
 
 impl<H: Handler> Shard<H> {
-    pub(super) fn new(number: usize, common: Arc<Common>, handler: H, queue_bytes: usize) -> io::Result<Self> {
+    /// One that has a thread to itself, or one that is a task.
+    pub(super) fn new(
+        number: usize,
+        common: Arc<Common>,
+        handler: H,
+        queue_bytes: usize,
+        is_task: bool,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let inbox = Arc::new(Inbox::new(poll.registry(), WAKER, queue_bytes)?);
+        let bell = if is_task { Bell::Task(Notify::new()) } else { Bell::Poll(Waker::new(poll.registry(), WAKER)?) };
+        let inbox = Arc::new(Inbox::new(bell, queue_bytes));
         let clock = Clock::new();
         let now = clock.tick(Time::now());
         Ok(Self {
@@ -137,48 +157,67 @@ impl<H: Handler> Shard<H> {
         let _closed = CloseOnDrop(Arc::clone(&self.inbox));
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_done() {
-            let pause = self.pause();
-            match self.poll.poll(&mut events, pause) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    tracing::error!(%error, shard = self.number, "a shard's poll failed");
-                    return;
-                }
+            let pause = match self.pause() {
+                Pause::None => Some(Duration::ZERO),
+                Pause::Endless => None,
+                Pause::Until(time) => Some(time.saturating_duration_since(Time::now())),
+            };
+            if !self.look(&mut events, pause) {
+                return;
             }
-            self.now = self.clock.tick(Time::now());
-            let mut taken = 0;
-            for event in &events {
-                taken += 1;
-                if event.token() != WAKER {
-                    self.on_event(event);
-                }
+            self.round(&events);
+        }
+    }
+
+    /// Takes the events of the poll, as soon as there are any or the pause is over; `false` when it does not work any more.
+    pub(super) fn look(&mut self, events: &mut Events, pause: Option<Duration>) -> bool {
+        match self.poll.poll(events, pause) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                true
             }
-            self.read_on();
-            self.turn();
-            // After a pause of the whole process the pongs of many clients wait to be read: nobody is judged before.
-            if taken < EVENTS || self.now.saturating_sub(self.watched) > self.common.settings.close {
-                self.watched = self.now;
-                self.watch();
+            Err(error) => {
+                tracing::error!(%error, shard = self.number, "a shard's poll failed");
+                false
             }
         }
     }
 
-    /// How long to wait for events. Takes what is waiting before a wait, so that nothing is slept over.
-    fn pause(&mut self) -> Option<Duration> {
-        if self.waiting.is_empty() {
-            self.inbox.take(&mut self.waiting);
+    /// Deals with events, with all that waits in the inbox, and with what the clock says.
+    pub(super) fn round(&mut self, events: &Events) {
+        self.now = self.clock.tick(Time::now());
+        let mut taken = 0;
+        for event in events {
+            taken += 1;
+            if event.token() != WAKER {
+                self.on_event(event);
+            }
         }
-        if !self.waiting.is_empty() || !self.unread.is_empty() {
-            return Some(Duration::ZERO);
+        self.read_on();
+        self.turn();
+        // After a pause of the whole process the pongs of many clients wait to be read: nobody is judged before.
+        if taken < EVENTS || self.now.saturating_sub(self.watched) > self.common.settings.close {
+            self.watched = self.now;
+            self.watch();
+        }
+    }
+
+    /// How long to wait for events. Looks for what is waiting before a wait, so that nothing is slept over.
+    pub(super) fn pause(&mut self) -> Pause {
+        if !self.waiting.is_empty() || !self.unread.is_empty() || !self.inbox.sleep() {
+            return Pause::None;
         }
         let due = self.wheel.next().map(|tick| self.clock.begin(tick));
-        let until = due.into_iter().chain(self.stopping).min()?;
-        Some(until.saturating_duration_since(Time::now()))
+        due.into_iter().chain(self.stopping).min().map_or(Pause::Endless, Pause::Until)
     }
 
     /// Deals with what was waiting, deliveries last, in order all the same.
     fn turn(&mut self) {
+        if self.waiting.is_empty() {
+            // What woke this thread is taken now: another look at the poll before it would be a call for nothing.
+            self.inbox.take(&mut self.waiting);
+        }
         let mut weight = 0;
         while weight < TURN_BYTES
             && let Some(item) = self.waiting.pop_front()
@@ -192,16 +231,13 @@ impl<H: Handler> Shard<H> {
             }
         }
         self.fan_out();
-        for waker in self.fan.wakers.drain(..) {
-            waker.wake();
-        }
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Open(open, reply) => self.open(*open, reply),
             Command::Attach(key, socket, read_ahead) => self.attach(key, socket, &read_ahead),
-            Command::Gone(key) => self.give_up(key),
+            Command::Gone(key) => self.remove(key, Some(End::Handshake)),
             Command::Resume(key) => self.resume(key),
             Command::Close(key, code) => {
                 self.fan_out();
@@ -219,7 +255,8 @@ impl<H: Handler> Shard<H> {
         }
     }
 
-    fn is_done(&self) -> bool {
+    /// Whether it was stopped and has ended what was to end.
+    pub(super) fn is_done(&self) -> bool {
         self.stopping.is_some_and(|deadline| self.records.is_empty() || Time::now() >= deadline)
     }
 
@@ -237,13 +274,8 @@ impl<H: Handler> Shard<H> {
 impl<H> Drop for Shard<H> {
     fn drop(&mut self) {
         // What the deadline left behind: leases are given back and the counters are right before the thread is joined.
-        for (_, record) in &mut self.records {
+        for (_, record) in &self.records {
             self.common.metrics.connections(record.cold.connection.dialect).dec();
-            if let Transport::Events(pipe) = &record.transport
-                && let Some(waker) = pipe.end()
-            {
-                waker.wake();
-            }
         }
         self.inbox.connections.store(0, Ordering::Relaxed);
         self.inbox.closing.store(0, Ordering::Relaxed);
@@ -251,7 +283,7 @@ impl<H> Drop for Shard<H> {
 }
 
 /// Closes the inbox when the thread ends.
-struct CloseOnDrop(Arc<Inbox>);
+pub(super) struct CloseOnDrop(pub Arc<Inbox>);
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {

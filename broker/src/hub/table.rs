@@ -1,9 +1,10 @@
 //! A shard's part of the subscription table: for each interest its members, together in memory.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use clarion_bus::InterestId;
 use clarion_protocol::dialect::Dialect;
+use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -42,18 +43,19 @@ impl Audience {
 
 pub(super) struct Table {
     audiences: Slab<Audience>,
-    of: HashMap<InterestId, u32>,
+    /// The places of the audiences, found by their interests.
+    of: HashTable<u32>,
     masks: Arc<Masks>,
     shard: Shards,
 }
 
 impl Table {
     pub(super) fn new(masks: Arc<Masks>, shard: Shards) -> Self {
-        Self { audiences: Slab::new(), of: HashMap::new(), masks, shard }
+        Self { audiences: Slab::new(), of: HashTable::new(), masks, shard }
     }
 
     pub(super) fn find(&self, interest: InterestId) -> Option<u32> {
-        self.of.get(&interest).copied()
+        self.of.find(hash(interest), |index| self.audiences[*index as usize].interest == interest).copied()
     }
 
     pub(super) fn audience(&self, index: u32) -> Option<&Audience> {
@@ -62,15 +64,20 @@ impl Table {
 
     /// Adds a member; returns its audience and its place there.
     pub(super) fn join(&mut self, interest: InterestId, member: Member) -> (u32, u32) {
-        let index = *self.of.entry(interest).or_insert_with(|| {
-            self.masks.set(interest, self.shard);
-            let audience = Audience { interest, members: SmallVec::new(), streams: false };
-            self.audiences.insert(audience) as u32
-        });
+        let index = self.find(interest).unwrap_or_else(|| self.begin(interest));
         let audience = &mut self.audiences[index as usize];
         audience.members.push(member);
         audience.streams |= member.dialect != Dialect::Plain;
         (index, audience.members.len() as u32 - 1)
+    }
+
+    /// Makes room for an interest that nobody here had.
+    fn begin(&mut self, interest: InterestId) -> u32 {
+        self.masks.set(interest, self.shard);
+        let audience = Audience { interest, members: SmallVec::new(), streams: false };
+        let index = self.audiences.insert(audience) as u32;
+        self.of.insert_unique(hash(interest), index, |index| hash(self.audiences[*index as usize].interest));
+        index
     }
 
     /// Takes a member out; returns the one that has its place now, if another has.
@@ -79,12 +86,20 @@ impl Table {
         audience.members.swap_remove(position as usize);
         if audience.members.is_empty() {
             self.masks.clear(audience.interest, self.shard);
-            self.of.remove(&audience.interest);
+            if let Ok(entry) = self.of.find_entry(hash(audience.interest), |index| *index == audience_index) {
+                entry.remove();
+            }
             self.audiences.remove(audience_index as usize);
             return None;
         }
         audience.members.get(position as usize).copied()
     }
+}
+
+/// Spreads ids, which count up and are nobody's to choose. The multiplication leaves the mixed bits at the top.
+fn hash(InterestId(id): InterestId) -> u64 {
+    let mixed = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed ^ (mixed >> 32)
 }
 
 #[cfg(test)]
@@ -97,7 +112,7 @@ mod tests {
 
     #[test]
     fn members_come_and_go() {
-        let mut table = Table::new(Arc::default(), 1);
+        let mut table = Table::new(Arc::new(Masks::new(2)), 1);
         let interest = InterestId(7);
         assert_eq!(table.join(interest, member(0)), (0, 0));
         assert_eq!(table.join(interest, member(1)), (0, 1));

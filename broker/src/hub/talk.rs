@@ -72,6 +72,11 @@ impl<H: Handler> Shard<H> {
         let now = self.now;
         let Some(record) = self.record(key).filter(|record| !record.paused) else { return false };
         match record.transport.read(buffer) {
+            Ok(0) if record.cold.connection.is_stream() => {
+                // Hanging up is the only goodbye that it has.
+                self.remove(key, Some(End::Client));
+                false
+            }
             Ok(0) => {
                 self.lose(key);
                 false
@@ -96,7 +101,7 @@ impl<H: Handler> Shard<H> {
     pub(super) fn take_in(&mut self, key: Key, mut input: &mut [u8]) {
         let limit = self.common.settings.message_bytes;
         let Some(record) = self.record(key) else { return };
-        if record.phase == Phase::Failed {
+        if record.phase == Phase::Failed || record.cold.connection.is_stream() {
             return;
         }
         let mut kept = record.cold.connection.incoming.take();
@@ -212,13 +217,16 @@ impl<H: Handler> Shard<H> {
         }
     }
 
-    /// Ends a connection whose last words were written.
+    /// Ends a connection whose last words were written; a stream's client sees the end, and hangs up.
     fn settle(&mut self, key: Key) {
         let Some(record) = self.record(key).filter(|record| record.outbox.is_none()) else { return };
         match (record.phase, &record.transport) {
             (Phase::Leaving, Transport::Tcp(_)) => self.remove(key, None),
             // It may still be sending: closing now would answer that with a reset, and the goodbye would be lost.
             (Phase::Failed, Transport::Tcp(socket)) => drop(socket.shutdown(Shutdown::Write)),
+            (Phase::Closing, Transport::Tcp(socket)) if record.cold.connection.is_stream() => {
+                drop(socket.shutdown(Shutdown::Write));
+            }
             _ => {}
         }
     }

@@ -80,8 +80,11 @@ mod tests {
 
     use clarion_bus::InterestId;
     use clarion_protocol::{Channel, Interest, Message, dialect::Dialect};
-    use futures_util::StreamExt as _;
     use prometheus::Registry;
+    use tokio::{
+        io::AsyncReadExt as _,
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
     use crate::hub::{self, ConnectionId, Open, Sender, SlowPolicy, Subscription, Upstream};
@@ -127,10 +130,12 @@ mod tests {
             user: None,
             upstream: None,
             expires: None,
-            greeting: Bytes::new(),
             lease: Box::new(()),
         };
-        let mut stream = hub.open(open).await.unwrap().into_stream();
+        let ticket = hub.open(open).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        ticket.attach(listener.accept().await.unwrap().0.into_std().unwrap(), Bytes::new());
         let mut batch = vec![internal("one"), to_channel("first"), internal("two"), to_channel("second")];
         deliverer.deliver(&mut batch).await;
         assert!(batch.is_empty());
@@ -139,7 +144,7 @@ mod tests {
         let mut heard = Vec::new();
         let both = async {
             while !heard.ends_with(b"data: second\n\n") {
-                heard.extend(stream.next().await.unwrap());
+                assert_ne!(stream.read_buf(&mut heard).await.unwrap(), 0);
             }
         };
         tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();

@@ -1,6 +1,14 @@
 //! The accept loop: takes TCP connections, gives each its HTTP, and keeps going whatever comes.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future, io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -8,6 +16,7 @@ use axum::{
     extract::ConnectInfo,
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use http::{
     HeaderValue, Request,
     header::{ACCEPT, CONNECTION},
@@ -21,6 +30,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;
 
+use super::exit::{Exit, Leaving};
 use crate::{
     admission::{Admission, TooMany},
     answer::{self, Problem},
@@ -106,27 +116,48 @@ impl Acceptor {
         let _ = socket;
     }
 
-    /// One connection's HTTP, until it is closed or upgraded.
+    /// One connection's HTTP, until it is closed or its socket leaves.
     async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, busy: Option<TooMany>) {
-        let routes = self.routes.clone();
-        let service = service_fn(move |request| answer(routes.clone(), request, peer, busy));
-        let connection = http1::Builder::new()
+        let (routes, exit) = (self.routes.clone(), Exit::default());
+        let service = service_fn(|request| answer(routes.clone(), request, peer, busy, exit.clone()));
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.head_timeout)
             .max_buf_size(HEAD_BYTES)
             .max_header_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(socket), service)
+            .serve_connection(exit.watch(TokioIo::new(socket)), service)
             .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = self.reins.finish.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let mut finish = pin!(self.reins.finish.cancelled());
+        let mut finishing = false;
+        let end = future::poll_fn(|context| {
+            if !finishing && finish.as_mut().poll(context).is_ready() {
+                finishing = true;
+                Pin::new(&mut connection).graceful_shutdown();
             }
-        };
-        if let Err(error) = result {
-            tracing::debug!(%error, "an HTTP connection ended early");
+            match Pin::new(&mut connection).poll(context) {
+                Poll::Ready(result) => Poll::Ready(result.map(|()| None)),
+                Poll::Pending => exit.leaving().map_or(Poll::Pending, |leaving| Poll::Ready(Ok(Some(leaving)))),
+            }
+        });
+        match end.await {
+            Ok(None) => {}
+            Ok(Some(leaving)) => {
+                let parts = connection.into_parts().expect("a connection that is not over was not upgraded");
+                // Copied, since what hyper read ahead pins its whole buffer, empty or not.
+                let read_ahead = Bytes::copy_from_slice(&parts.read_buf);
+                drop(parts.read_buf);
+                self.let_go(leaving, parts.io.into_inner().into_inner(), read_ahead).await;
+            }
+            Err(error) => tracing::debug!(%error, "an HTTP connection ended early"),
+        }
+    }
+
+    /// Gives a socket to its shard. One whose client takes nothing is closed.
+    async fn let_go(&self, leaving: Leaving, socket: TcpStream, read_ahead: Bytes) {
+        match time::timeout(self.head_timeout, leaving.go(socket, read_ahead)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a socket was gone before its shard had it"),
+            Err(_) => tracing::debug!("a client did not take the head of its answer in time"),
         }
     }
 }
@@ -137,12 +168,15 @@ async fn answer(
     mut request: Request<Incoming>,
     peer: SocketAddr,
     busy: Option<TooMany>,
+    exit: Exit,
 ) -> Result<Response, Infallible> {
     if let Some(busy) = busy {
         return Ok(come_back(&request, busy));
     }
     request.extensions_mut().insert(ConnectInfo(peer));
-    routes.call(request.map(Body::new)).await
+    let version = request.version();
+    let response = routes.call(request.map(Body::new)).await?;
+    Ok(exit.pass(version, response).await)
 }
 
 fn come_back(request: &Request<Incoming>, busy: TooMany) -> Response {

@@ -102,10 +102,12 @@ async fn the_deadline_holds_for_clients_that_do_not_read() {
 async fn a_leaving_node_is_no_home_any_more() {
     let redis = RedisServer::start().await;
     let file = ConfigFile::new("[drain]\nwait = \"2s\"\nclose_over = \"100ms\"\ndeadline = \"20s\"\n");
-    let start = async |name: &str| -> BrokerProcess {
-        development().args(["--bus", &redis.url(), "--node", name, "--config", file.path()]).start_ready().await
+    let start = async |name: &str, shards: &str| -> BrokerProcess {
+        let node = development().args(["--bus", &redis.url(), "--node", name, "--config", file.path()]);
+        node.env("CLARION_LIMITS_SHARDS", shards).start_ready().await
     };
-    let (leaving, stays) = (start("leaving").await, start("stays").await);
+    // The link of the one that leaves is on its shard's thread, and has to say goodbye after the shard's end.
+    let (leaving, stays) = (start("leaving", "1").await, start("stays", "2").await);
     let members = async |node: &BrokerProcess| {
         let info = call(node, "info", serde_json::json!({})).await;
         info["members"].as_array().map(Vec::len)

@@ -8,11 +8,15 @@ use std::{
 use crate::{
     args::{Common, Scenario, Token},
     failure::{Failure, Result},
+    limits::{self, Needs},
+    run::PENDING,
     stamp::STAMP,
 };
 
 /// What a run may be unless somebody says `--unbounded`: enough for any measurement, too little to forget one running.
 const MOST_CONNECTIONS: u32 = 100_000;
+/// Channels of each connection that only is there.
+pub(crate) const OTHERS: u32 = 100;
 const LONGEST: Duration = Duration::from_secs(3600);
 const HIGHEST_RATE: f64 = 1_000_000.0;
 
@@ -41,6 +45,46 @@ impl Scenario {
         }
     }
 
+    /// Nodes to start.
+    pub(crate) fn nodes(&self) -> usize {
+        // Somebody must stay while another one goes, and it shows most when there is a third.
+        let few = if let Self::Rolling { .. } = self { 3 } else { 1 };
+        self.common().nodes.unwrap_or(few)
+    }
+
+    /// All connections that will stand at once.
+    pub(crate) fn connections(&self) -> u32 {
+        let others = match self {
+            Self::Connect { bystanders, .. } => *bystanders,
+            Self::Fanout { pace, .. } | Self::Push { pace, .. } => pace.other_channels.div_ceil(OTHERS),
+            Self::Idle { .. } | Self::Mixed { .. } | Self::Soak { .. } | Self::Rolling { .. } => 0,
+        };
+        self.common().connections.saturating_add(others)
+    }
+
+    /// Processes that hold them.
+    pub(crate) fn workers(&self) -> usize {
+        let common = self.common();
+        let few = u64::from(self.connections()).div_ceil(limits::per_worker().max(1)).max(1);
+        // The bystanders' has nothing to do with the storm.
+        let own = usize::from(matches!(self, Self::Connect { bystanders: 1.., .. }));
+        common.workers.unwrap_or_else(|| (few as usize + own).max(common.worker_at.len()))
+    }
+
+    /// What the machine must have room for.
+    pub(crate) fn needs(&self) -> Needs {
+        let common = self.common();
+        let pending = if let Self::Connect { pending, .. } = self { *pending } else { PENDING };
+        let here = common.worker_command.is_empty() && common.worker_at.is_empty();
+        Needs {
+            connections: u64::from(self.connections()),
+            // Workers elsewhere look after themselves.
+            workers: if here { self.workers() as u64 } else { 0 },
+            nodes: if common.target.is_empty() { self.nodes() as u64 } else { 0 },
+            pending: u64::from(pending),
+        }
+    }
+
     /// Messages or connections a second.
     fn rate(&self) -> Option<f64> {
         match self {
@@ -58,20 +102,32 @@ impl Scenario {
         if (common.payload as usize) < STAMP {
             return Err(Failure::usage(format!("--payload {}: a message has at least {STAMP} bytes", common.payload)));
         }
-        if common.connections == 0 || common.workers == 0 {
-            return Err(Failure::usage("--connections and --workers are at least 1"));
+        let zero = [common.workers, common.nodes].contains(&Some(0)) || common.shards == Some(0);
+        if common.connections == 0 || zero {
+            return Err(Failure::usage("--connections, --workers, --nodes and --shards are at least 1"));
         }
         if self.rate().is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
             return Err(Failure::usage("--rate is more than 0"));
         }
-        if let Self::Rolling { restart, nodes, .. } = self {
+        if let Self::Rolling { restart, .. } = self {
             if !common.target.is_empty() && restart.len() != common.target.len() {
                 return Err(Failure::usage("every --target needs its --restart")
                     .remedy("give both as often, in the same order"));
             }
-            if common.target.is_empty() && *nodes < 2 {
+            if common.target.is_empty() && self.nodes() < 2 {
                 return Err(Failure::usage("--nodes is at least 2: somebody must stay"));
             }
+        }
+        if let Self::Fanout { channels, stalled, pace, .. } = self
+            && pace.rate.is_none()
+            && (*channels == 0
+                || *channels > 1 && *stalled > 0
+                || !u64::from(common.connections).is_multiple_of(u64::from(*channels) * self.workers() as u64))
+        {
+            return Err(Failure::usage("a window counts deliveries, so every channel must have as many subscribers")
+                .remedy(
+                    "make --connections a multiple of --channels times --workers, without --stalled; or say a --rate",
+                ));
         }
         let rate = self.rate().unwrap_or(0.0);
         let above = common.connections > MOST_CONNECTIONS || common.duration > LONGEST || rate > HIGHEST_RATE;
@@ -109,14 +165,20 @@ impl Common {
 }
 
 impl Token {
+    /// The secret that a broker in development mode takes.
+    pub(crate) const DEVELOPMENT: &str = "development";
+
     /// The secret to sign with.
     pub(crate) fn secret(&self) -> Result<Option<String>> {
         match &self.secret_from {
             _ if !self.token => Ok(None),
-            None => Ok(Some("development".to_owned())),
-            Some(name) => {
-                std::env::var(name).map(Some).map_err(|_| Failure::usage(format!("there is no variable {name}")))
-            }
+            None => Ok(Some(Self::DEVELOPMENT.to_owned())),
+            Some(name) => secret_in(name).map(Some),
         }
     }
+}
+
+/// What a variable holds: secrets are no arguments, since `ps` shows those.
+pub(crate) fn secret_in(name: &str) -> Result<String> {
+    std::env::var(name).map_err(|_| Failure::usage(format!("there is no variable {name}")))
 }

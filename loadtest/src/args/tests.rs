@@ -10,7 +10,7 @@ fn scenario(line: &str) -> Result<Scenario> {
     let Command::Scenario(scenario) = cli.command else { panic!("{line} is no scenario") };
     scenario.check()?;
     scenario.common().targets()?;
-    Ok(scenario)
+    Ok(*scenario)
 }
 
 #[test]

@@ -53,12 +53,28 @@ impl Subscribers {
         self.plan = Some(plan);
     }
 
+    /// Lets all connections of the plan break and come back, at a rate or as soon as there is room. Each breaks when it is its
+    /// turn: thousands of goodbyes at once would keep this worker from everything else.
+    pub(super) fn come_again(&mut self, rate: Option<f64>, pending: u32, patience: Duration) {
+        let now = Time::now();
+        for (place, index) in (self.opening.first..self.opening.until).enumerate() {
+            let due = now + rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(place as f64 / rate));
+            self.opening.again(due, index);
+        }
+        self.opening.deadline = now + patience;
+        self.opening.awaited = true;
+        if let Some(plan) = &mut self.plan {
+            plan.pending = pending;
+        }
+    }
+
     /// Opens what is due; when the next one is, and the end of the plan once it is reached.
     pub(super) fn open_due(&mut self, now: Time, registry: &Registry) -> (Option<Time>, Option<Event>) {
         let Some(plan) = &self.plan else { return (None, None) };
         let (rate, room) = (plan.rate, plan.pending as usize);
         while self.pending < room {
             let Some((due, index)) = self.opening.take(rate, now) else { break };
+            self.break_off(index);
             self.connect(index, due, registry);
         }
         let ended = self.opening.next == self.opening.until && self.pending == 0 && self.opening.again.is_empty();
@@ -92,7 +108,7 @@ impl Subscribers {
     fn connect(&mut self, index: usize, due: Time, registry: &Registry) {
         let plan = self.plan.as_ref().expect("only what was planned is opened");
         let connection = &mut self.connections[index];
-        let target = plan.targets[(index + usize::from(connection.tries)) % plan.targets.len()];
+        let target = plan.targets[(plan.first as usize + index + usize::from(connection.tries)) % plan.targets.len()];
         connection.tries = connection.tries.wrapping_add(1);
         connection.due = due;
         connection.phase = Phase::Asking;

@@ -37,7 +37,9 @@ impl Churning {
         while (self.lost as f64) < passed * self.churn.lose {
             self.lost += 1;
             let who = self.anybody(subscribers);
-            subscribers.break_off(who, now);
+            if subscribers.break_off(who) {
+                subscribers.opening.again(now, who);
+            }
         }
         let next = |done: u64, rate: f64| (done as f64 / rate).min(1e6);
         let wait = next(self.left, self.churn.leave).min(next(self.lost, self.churn.lose));

@@ -4,6 +4,7 @@ use mio::net::TcpStream;
 
 use crate::{
     audit::{Audit, Subscriber},
+    channels::BROADCAST,
     clock::Time,
     latency::Latency,
     stamp::Scan,
@@ -39,7 +40,7 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     /// It was connected before, and has heard nothing since it is again.
     pub(super) away: bool,
-    /// It never reads.
+    /// It is to stall: it is not observed, so that those who read are the same before and while it does.
     pub(super) stalled: bool,
     /// The request is not yet sent.
     pub(super) silent: bool,
@@ -63,6 +64,8 @@ pub(super) struct Ear<'a> {
     pub(super) counts: &'a mut Counts,
     /// Whether frames are what it answers with.
     pub(super) frames: bool,
+    /// Whether what it hears counts.
+    pub(super) observed: bool,
     /// What has to be sent back.
     pub(super) reply: &'a mut Vec<u8>,
     pub(super) closed: Option<u16>,
@@ -93,12 +96,15 @@ impl Heard for Ear<'_> {
         {
             write_frame(1, answer.as_bytes(), self.reply);
         }
+        if !self.observed {
+            return;
+        }
         let Self { scan, subscriber, away, audit, latency, counts, .. } = self;
         scan.feed(bytes, self.payload, |stamp| {
             if stamp.number < self.base {
                 return;
             }
-            if stamp.channel != self.channel {
+            if stamp.channel != self.channel && stamp.channel != BROADCAST {
                 audit.strays += 1;
                 return;
             }

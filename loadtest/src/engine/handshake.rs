@@ -10,6 +10,7 @@ use crate::{
         opening,
         subscribers::{Subscribers, reason},
     },
+    mqtt,
     wire::{Chunks, Frames, Head, Wire, write_frame},
 };
 
@@ -45,6 +46,12 @@ impl Subscribers {
             let text = opening::fill(message, plan, connection.channel, number, "");
             write_frame(1, text.as_bytes(), &mut self.reply);
         }
+        if let Some(topic) = &plan.handshake.mqtt {
+            let mut packets = Vec::new();
+            mqtt::connect("", &mut packets);
+            mqtt::subscribe(&opening::fill(topic, plan, connection.channel, number, ""), &mut packets);
+            write_frame(2, &packets, &mut self.reply);
+        }
         let sent = connection.stream.as_ref().map(|stream| opening::send(stream, &self.reply));
         if let (false, Some(Err(error))) = (self.reply.is_empty(), sent) {
             self.reply.clear();
@@ -58,7 +65,11 @@ impl Subscribers {
     /// Listens for the confirmation where there is to be one.
     pub(super) fn confirm(&mut self, index: usize, bytes: &[u8], registry: &Registry) {
         let plan = self.plan.as_ref().expect("only what was planned is opened");
-        let Some(confirm) = plan.handshake.confirm.clone() else {
+        let confirm = match &plan.handshake.mqtt {
+            Some(_) => Some(mqtt::SUBSCRIBED.to_owned()),
+            None => plan.handshake.confirm.clone().map(String::into_bytes),
+        };
+        let Some(confirm) = confirm else {
             self.opened(index, registry);
             if !bytes.is_empty() {
                 self.listen(index, bytes, false);
@@ -66,11 +77,28 @@ impl Subscribers {
             return;
         };
         self.listen(index, bytes, true);
-        let heard =
-            self.partial.get(&index).is_some_and(|text| memchr::memmem::find(text, confirm.as_bytes()).is_some());
+        let heard = self.partial.get(&index).is_some_and(|text| memchr::memmem::find(text, &confirm).is_some());
         if heard && self.connections[index].phase == Phase::Confirming {
             self.partial.remove(&index);
             self.opened(index, registry);
+        }
+    }
+
+    /// From now on those who are to stall do.
+    pub(super) fn stall(&mut self, registry: &Registry) {
+        self.stalling = true;
+        (0..self.connections.len()).for_each(|index| self.stall_one(index, registry));
+    }
+
+    /// One who stalls is told no more of what it could read.
+    fn stall_one(&mut self, index: usize, registry: &Registry) {
+        let connection = &mut self.connections[index];
+        if connection.stalled
+            && connection.phase == Phase::Open
+            && let Some(stream) = &mut connection.stream
+        {
+            // Where it is refused, it is told in vain.
+            let _ = registry.reregister(stream, Token(index), Interest::WRITABLE);
         }
     }
 
@@ -81,11 +109,8 @@ impl Subscribers {
         self.open += 1;
         self.opened += 1;
         self.connect.record(Time::now().since(connection.due));
-        if connection.stalled
-            && let Some(stream) = &mut connection.stream
-        {
-            // It is told no more of what it could read.
-            let _ = registry.reregister(stream, Token(index), Interest::WRITABLE);
+        if self.stalling {
+            self.stall_one(index, registry);
         }
     }
 }

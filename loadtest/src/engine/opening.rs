@@ -15,11 +15,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     clock::Time,
     control::{Door, OpenPlan},
+    limits::PER_SOURCE,
     wire::KEY,
 };
-
-/// Connections from one source address: the kernel's default range has 28,232 ports, and finding one of the last takes long.
-const PER_SOURCE: u32 = 4_000;
 
 /// Room that a stalled reader's kernel buffer has, so that it is soon felt.
 const STALLED_BUFFER: usize = 4_096;
@@ -130,6 +128,14 @@ pub(super) fn request(
 pub(super) fn fill(template: &str, plan: &OpenPlan, channel: u32, number: u32, token: &str) -> String {
     let name = plan.channels.name(channel);
     let filled = template.replace("{channel}", &name).replace("{dotted}", &name.replace('/', "."));
+    let filled = match plan.handshake.each {
+        0 => filled,
+        each => {
+            let names = (channel * each..(channel + 1) * each).map(|channel| plan.channels.name(channel));
+            let items: Vec<_> = names.map(|name| format!("channel={name}")).collect();
+            filled.replace("{channels}", &items.join("&"))
+        }
+    };
     filled.replace("{number}", &number.to_string()).replace("{token}", token)
 }
 

@@ -11,6 +11,7 @@ use mio::{Registry, event::Event as Readiness};
 
 use crate::{
     audit::{Audit, Subscriber},
+    channels::Numbers,
     clock::Time,
     control::{Door, OpenPlan, WorkerReport},
     engine::{
@@ -33,6 +34,8 @@ pub(super) struct Subscribers {
     pub(super) opening: Opening,
     pub(super) open: usize,
     pub(super) pending: usize,
+    /// Those who are to stall do.
+    pub(super) stalling: bool,
     /// Heads and first words that have not come whole.
     pub(super) partial: HashMap<usize, Vec<u8>>,
     buffer: Box<[u8]>,
@@ -62,6 +65,7 @@ impl Default for Subscribers {
             opening: Opening::default(),
             open: 0,
             pending: 0,
+            stalling: false,
             partial: HashMap::new(),
             buffer: vec![0; READ].into_boxed_slice(),
             reply: Vec::new(),
@@ -112,7 +116,11 @@ impl Subscribers {
             }
         }
         let connection = &self.connections[index];
-        if connection.stalled && connection.phase == Phase::Open {
+        if self.stalling && connection.stalled && connection.phase == Phase::Open {
+            // It does not read; that it is cut off it feels all the same.
+            if readiness.is_error() || readiness.is_write_closed() {
+                self.end(index, "cut off while it did not read");
+            }
             return;
         }
         // The end of a stream that came with its last bytes is told only once, so it is read up to.
@@ -169,6 +177,7 @@ impl Subscribers {
             latency: &mut self.interval,
             counts: &mut self.counts,
             frames: plan.door == Door::WebSocket,
+            observed: !connection.stalled,
             reply: &mut self.reply,
             closed: None,
             heard: if keep { Some(self.partial.entry(index).or_default()) } else { None },
@@ -254,14 +263,14 @@ impl Subscribers {
         self.opening.again(now, index);
     }
 
-    /// A connection breaks, and its subscriber comes back at once.
-    pub(super) fn break_off(&mut self, index: usize, now: Time) {
+    /// A connection breaks; whether there was one.
+    pub(super) fn break_off(&mut self, index: usize) -> bool {
         if self.connections.get(index).is_none_or(|connection| connection.phase != Phase::Open) {
-            return;
+            return false;
         }
         self.hang_up(index);
         self.broken += 1;
-        self.opening.again(now, index);
+        true
     }
 
     /// Counts anew: whoever is there is owed everything from this number on.
@@ -279,15 +288,21 @@ impl Subscribers {
         (self.left, self.broken, self.bytes, self.reads) = (0, 0, 0, 0);
     }
 
-    /// Whether all who read and are connected have what was published.
-    pub(super) fn are_up_to(&self, published: &[u32]) -> bool {
-        self.pending == 0
-            && self.opening.again.is_empty()
-            && self
-                .connections
-                .iter()
-                .filter(|connection| connection.phase == Phase::Open && !connection.stalled)
-                .all(|connection| connection.subscriber.is_up_to(published_to(published, connection.channel)))
+    /// Nobody is on his way in.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.pending == 0 && self.opening.again.is_empty()
+    }
+
+    /// The first connection from `begin` on that lacks something of what was published, though it reads; who has it all goes
+    /// on having it, so that thousands need not be asked again and again.
+    pub(super) fn up_to(&self, published: &Numbers, begin: usize) -> usize {
+        let lacks = |connection: &Connection| {
+            connection.phase == Phase::Open
+                && !connection.stalled
+                && !connection.subscriber.is_up_to(published.of(connection.channel))
+        };
+        let found = self.connections[begin..].iter().position(lacks);
+        found.map_or(self.connections.len(), |place| begin + place)
     }
 
     /// Latencies since this was last asked.
@@ -298,11 +313,11 @@ impl Subscribers {
         sparse
     }
 
-    pub(super) fn report(&mut self, published: &[u32]) -> WorkerReport {
+    pub(super) fn report(&mut self, published: &Numbers) -> WorkerReport {
         self.take_interval();
         for connection in self.connections.iter_mut().filter(|connection| !connection.stalled) {
             let away = connection.away || connection.phase != Phase::Open;
-            connection.subscriber.end(published_to(published, connection.channel), away, &mut self.audit);
+            connection.subscriber.end(published.of(connection.channel), away, &mut self.audit);
         }
         let connect = std::mem::take(&mut self.connect).sparse();
         WorkerReport {
@@ -336,10 +351,6 @@ fn abort(connection: &mut Connection) {
     }
 }
 
-fn published_to(published: &[u32], channel: u32) -> u32 {
-    published.get(channel as usize).copied().unwrap_or_default()
-}
-
 pub(super) fn count(counts: &mut BTreeMap<String, u64>, what: &str) {
     match counts.get_mut(what) {
         Some(count) => *count += 1,
@@ -358,9 +369,14 @@ pub(super) fn reason(error: &io::Error) -> String {
         _ if error.raw_os_error() == Some(EMFILE) => {
             "no descriptor is free: raise `ulimit -n` or use more --workers".to_owned()
         }
+        _ if error.raw_os_error() == Some(ENFILE) => "no file of the machine is free: raise fs.file-max".to_owned(),
+        _ if matches!(error.raw_os_error(), Some(ENOMEM | ENOBUFS)) => "the kernel has no memory left".to_owned(),
         kind => kind.to_string(),
     }
 }
 
-/// "Too many open files" on Linux.
+/// "Too many open files", of the process and of the machine, and no memory, on Linux.
 const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+const ENOMEM: i32 = 12;
+const ENOBUFS: i32 = 105;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
 use crate::{
     control::{Batch, Via},
+    mqtt,
     wire::Head,
 };
 
@@ -42,6 +43,9 @@ pub(super) enum Speech {
     Nats {
         subject: String,
     },
+    Mqtt {
+        topic: String,
+    },
 }
 
 impl Speech {
@@ -53,12 +57,13 @@ impl Speech {
             Via::Http { path, headers, body, .. } => Self::Http { target, path, headers, body, request: Vec::new() },
             Via::Redis { channel } => Self::Redis { channel },
             Via::Nats { subject } => Self::Nats { subject },
+            Via::Mqtt { topic } => Self::Mqtt { topic },
         }
     }
 
     /// Whether every request is answered.
     pub(super) fn acknowledges(&self) -> bool {
-        !matches!(self, Self::Nats { .. })
+        !matches!(self, Self::Nats { .. } | Self::Mqtt { .. })
     }
 
     /// Whether the messages of a batch become one request.
@@ -68,8 +73,13 @@ impl Speech {
 
     /// What is said first.
     pub(super) fn greet(&self, into: &mut Vec<u8>) {
-        if let Self::Nats { .. } = self {
-            into.extend(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"name\":\"clarion-loadtest\"}\r\n");
+        match self {
+            Self::Nats { .. } => {
+                into.extend(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"name\":\"clarion-loadtest\"}\r\n");
+            }
+            // Without a name the server makes one.
+            Self::Mqtt { .. } => mqtt::connect("", into),
+            Self::Http { .. } | Self::Batch { .. } | Self::Redis { .. } => {}
         }
     }
 
@@ -109,6 +119,7 @@ impl Speech {
                 into.extend(payload);
                 into.extend(b"\r\n");
             }
+            Self::Mqtt { topic } => mqtt::publish(&topic.replace("{channel}", name), payload, into),
             Self::Nats { subject } => {
                 let subject = subject.replace("{dotted}", &name.replace('/', "."));
                 into.extend(format!("PUB {subject} {}\r\n", payload.len()).as_bytes());
@@ -137,6 +148,8 @@ impl Speech {
                 Some(b':') => (Answer::Taken, length),
                 _ => (Answer::Refused(shown(line)), length),
             }),
+            // It answers nothing but the greeting.
+            Self::Mqtt { .. } => mqtt::length(bytes).map(|length| (Answer::Nothing, length)),
             Self::Nats { .. } => line(bytes).map(|(line, length)| match line {
                 b"PING" => (Answer::Ping, length),
                 _ if line.starts_with(b"-ERR") => (Answer::Refused(shown(line)), length),

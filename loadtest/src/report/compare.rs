@@ -14,21 +14,30 @@ use crate::{
 };
 
 /// Figures that are worth a ratio, in the order in which people look for them.
-pub(crate) const COMPARED: [&str; 14] = [
+pub(crate) const COMPARED: [&str; 23] = [
     "cpu_us_per_delivery",
+    "messages_per_read",
     "cpu_us_per_message",
     "bus_cpu_us_per_message",
-    "messages_per_read",
     "deliveries_per_second",
+    "published_per_second",
     "p50_ms",
     "p99_ms",
     "p999_ms",
+    "calm_p99_ms",
+    "storm_p99_ms",
+    "storm_over_calm_p99",
+    "reading_p99_ms",
+    "stalled_p99_ms",
+    "stalled_over_reading_p99",
     "cpu_us_per_connection",
     "connections_per_second",
     "connect.p99_ms",
     "pss_bytes_per_connection",
     "server_cores_at_rest",
     "server_pss_mib",
+    "stalled_peak_pss_mib",
+    "pss_kib_per_stalled_reader",
 ];
 
 /// Several servers, measured in turns.
@@ -36,8 +45,10 @@ pub(crate) const COMPARED: [&str; 14] = [
 #[serde(deny_unknown_fields)]
 pub(crate) struct Comparison {
     pub(crate) scenario: String,
-    /// The first is what the others are compared with.
+    /// What each column is called.
     pub(crate) servers: Vec<String>,
+    /// The column that each of them is compared with; itself where there is none.
+    pub(crate) bases: Vec<usize>,
     /// One list for each round, in the order of the servers.
     pub(crate) rounds: Vec<Vec<Report>>,
 }
@@ -46,7 +57,7 @@ pub(crate) struct Comparison {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Compared {
     pub(crate) value: Spread,
-    /// To the first server's in the same round.
+    /// To the one it is compared with, in the same round.
     pub(crate) ratio: Option<Spread>,
 }
 
@@ -64,22 +75,51 @@ impl Comparison {
     fn compared(&self, name: &str, server: usize) -> Option<Compared> {
         let of = |round: &Vec<Report>, server: usize| round.get(server)?.lookup(name);
         let value = Spread::of(self.rounds.iter().filter_map(|round| of(round, server)))?;
+        let base = self.bases.get(server).copied().unwrap_or(0);
         let ratios = self.rounds.iter().filter_map(|round| {
-            let first = of(round, 0).filter(|first| *first > 0.0)?;
+            let first = of(round, base).filter(|first| *first > 0.0)?;
             Some(of(round, server)? / first)
         });
         Some(Compared { value, ratio: Spread::of(ratios) })
     }
 
-    /// Every warning once, with the server it is about.
+    /// Whether a column is compared with another one.
+    pub(crate) fn is_compared(&self, server: usize) -> bool {
+        self.bases.get(server).is_some_and(|base| *base != server)
+    }
+
+    /// What all have in common of what was asked for.
+    pub(crate) fn parameters(&self) -> Vec<(&str, &str)> {
+        let Some(round) = self.rounds.first() else { return Vec::new() };
+        let Some((first, others)) = round.split_first() else { return Vec::new() };
+        let common = first.parameters.iter().filter(|(name, value)| {
+            // A machine's state is none.
+            *name != "nearest_limit" && others.iter().all(|report| report.parameters.get(*name) == Some(value))
+        });
+        common.map(|(name, value)| (name.as_str(), value.as_str())).collect()
+    }
+
+    /// Every warning once, with those it is about. What differs from run to run stands in parentheses.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = Vec::new();
+        let mut about: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for report in self.rounds.iter().flatten() {
-            warnings.extend(report.warnings.iter().map(|warning| format!("{}: {warning}", report.server)));
+            for warning in &report.warnings {
+                let (text, detail) = without_parentheses(warning);
+                let who = format!("{}{detail}", report.server);
+                let servers = about.entry(text).or_default();
+                if !servers.contains(&who) {
+                    servers.push(who);
+                }
+            }
         }
-        warnings.sort();
-        warnings.dedup();
-        warnings
+        about.into_iter().map(|(text, servers)| format!("{text}: {}", servers.join(", "))).collect()
+    }
+
+    /// Whether all have the same, as far as anybody cares: then there is nothing to see in a plot.
+    pub(crate) fn is_level(values: &[Option<Compared>]) -> bool {
+        let medians = || values.iter().flatten().map(|compared| compared.value.median);
+        let (least, most) = (medians().fold(f64::MAX, f64::min), medians().fold(0.0, f64::max));
+        most - least <= LEVEL * most
     }
 
     /// The whole as a machine reads it.
@@ -92,10 +132,44 @@ impl Comparison {
         serde_json::json!({ "comparison": self, "figures": figures, "warnings": self.warnings() })
     }
 
-    /// The whole as a table.
+    /// The whole as a table; many servers are lines of it.
     pub(crate) fn table(&self) -> String {
+        let warnings: String = self.warnings().into_iter().map(|warning| format!("\nwarning: {warning}")).collect();
+        let table = if self.servers.len() > COLUMNS { self.long() } else { self.wide() };
+        format!("{table}{warnings}")
+    }
+
+    /// What was compared, and what all had in common.
+    fn heading(&self, separator: &str) -> String {
+        let parameters = self.parameters().into_iter().map(|(name, value)| format!("{} {value}", title(name)));
+        let rounds = format!("{} · {} rounds", self.scenario, self.rounds.len());
+        [rounds].into_iter().chain(parameters).collect::<Vec<_>>().join(separator)
+    }
+
+    /// A line for each server, with medians and their ratios.
+    fn long(&self) -> Table {
+        let figures = self.figures();
+        let figures: Vec<_> = COMPARED.iter().filter_map(|name| figures.get_key_value(name)).collect();
         let mut table = Table::new();
-        let mut header = vec![format!("{} · {} rounds", self.scenario, self.rounds.len())];
+        let names = figures.iter().map(|(name, _)| title(name).replace(' ', "\n"));
+        table.load_style(UTF8_BORDERS_ONLY).set_header([self.heading("\n")].into_iter().chain(names));
+        for (server, name) in self.servers.iter().enumerate() {
+            let cells = figures.iter().map(|(_, values)| {
+                let Some(compared) = &values[server] else { return String::new() };
+                let ratio = compared.ratio.filter(|_| self.is_compared(server));
+                let ratio = ratio.map(|ratio| format!("\n× {}", number(ratio.median))).unwrap_or_default();
+                format!("{}{ratio}", number(compared.value.median))
+            });
+            table.add_row([name.clone()].into_iter().chain(cells));
+        }
+        to_the_right(&mut table, figures.len());
+        table
+    }
+
+    /// A column for each server, with the spread of each figure.
+    fn wide(&self) -> Table {
+        let mut table = Table::new();
+        let mut header = vec![self.heading("\n")];
         header.extend(self.servers.iter().cloned());
         table.load_style(UTF8_BORDERS_ONLY).set_header(header);
         let figures = self.figures();
@@ -103,17 +177,34 @@ impl Comparison {
             let mut row = vec![title(name)];
             row.extend(servers.iter().enumerate().map(|(server, compared)| match compared {
                 None => String::new(),
-                Some(compared) => cell(compared, server > 0),
+                Some(compared) => cell(compared, self.is_compared(server)),
             }));
             table.add_row(row);
         }
-        for column in 1..=self.servers.len() {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
+        to_the_right(&mut table, self.servers.len());
+        table
+    }
+}
+
+/// More servers than this are lines rather than columns.
+const COLUMNS: usize = 4;
+
+/// Differences between servers that are none.
+const LEVEL: f64 = 0.03;
+
+/// Moves the parenthesis of a warning behind whom it is about.
+fn without_parentheses(warning: &str) -> (String, String) {
+    match warning.split_once(" (").and_then(|(before, rest)| Some((before, rest.split_once(')')?))) {
+        Some((before, (detail, after))) => (format!("{before}{after}"), format!(" ({detail})")),
+        None => (warning.to_owned(), String::new()),
+    }
+}
+
+fn to_the_right(table: &mut Table, columns: usize) {
+    for column in 1..=columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
         }
-        let warnings: String = self.warnings().into_iter().map(|warning| format!("\nwarning: {warning}")).collect();
-        format!("{table}{warnings}")
     }
 }
 
@@ -135,13 +226,24 @@ mod tests {
         let report = |server: &str, cpu: f64| {
             let mut report = Report { server: server.to_owned(), scenario: "fanout".to_owned(), ..Report::default() };
             report.figure("cpu_us_per_delivery", cpu);
-            report.warnings.push("slow".to_owned());
+            report.warnings.push("slow (p99 1 ms)".to_owned());
             report
         };
         // The machine gets slower from round to round; the ratio stays.
         let rounds = [1.0, 2.0, 3.0].map(|slow| vec![report("floor", slow), report("clarion", slow * 1.1)]);
         let servers = vec!["floor".to_owned(), "clarion".to_owned()];
-        Comparison { scenario: "fanout".to_owned(), servers, rounds: rounds.to_vec() }
+        Comparison { scenario: "fanout".to_owned(), servers, bases: vec![0, 0], rounds: rounds.to_vec() }
+    }
+
+    #[test]
+    fn many_servers_are_lines() {
+        let mut many = comparison();
+        many.servers = ["floor", "clarion", "a", "b", "c"].map(str::to_owned).to_vec();
+        many.bases = vec![0; 5];
+        let line = many.table().lines().find(|line| line.contains("clarion")).unwrap_or_default().to_owned();
+        assert!(line.contains("2.20"), "{}", many.table());
+        assert!(Comparison::is_level(&many.figures()["cpu_us_per_delivery"][..1]));
+        assert!(!Comparison::is_level(&many.figures()["cpu_us_per_delivery"]));
     }
 
     #[test]
@@ -158,7 +260,7 @@ mod tests {
     fn the_table_has_the_ratio_and_each_warning_once() {
         let text = comparison().table();
         assert!(text.contains("× 1.10 (1.10 – 1.10)"), "{text}");
-        assert_eq!(text.matches("warning: clarion: slow").count(), 1);
+        assert_eq!(text.matches("warning: slow: floor (p99 1 ms), clarion (p99 1 ms)").count(), 1, "{text}");
         assert!(comparison().json()["figures"]["cpu_us_per_delivery"]["clarion"]["ratio"]["median"].is_number());
     }
 }

@@ -6,9 +6,9 @@ use crate::{
     latency::Sparse,
     report::{
         Report,
-        compare::{COMPARED, Comparison},
+        compare::{COMPARED, Compared, Comparison},
         plot::{Bar, Curve, bars, curves, percentiles},
-        table::{number, title},
+        table::{number, ordered, title},
     },
 };
 
@@ -19,17 +19,25 @@ table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }
 th:first-child, td:first-child { text-align: left } small { color: #666 }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); gap: 1rem }
-svg { max-width: 100%; height: auto; border: 1px solid #eee } .warning { background: #fff3cd; padding: .4rem .8rem; margin: .3rem 0 }
+svg { max-width: 100%; height: auto; border: 1px solid #eee } .warnings { background: #fff3cd; padding: .6rem 2rem; margin: 1rem 0; font-size: .9rem }
+.first { background: #f4f6f8 } .wide { overflow-x: auto } small { white-space: nowrap } th { font-weight: 600; font-size: .85rem; max-width: 7rem }
 @media print { .plots { grid-template-columns: 1fr 1fr } }
 ";
+
+/// What the figures mean, for whoever was not there.
+const HOW_TO_READ: &str = "<p><small style='white-space: normal'>CPU is that of the server's whole process tree, the kernel's work
+for its sockets included; memory is its proportional set size. Latency counts from when a message should have been published
+until a subscriber had it, for every delivery. <i>Messages per read</i> says how many messages came together: a server that joins
+more of them in one write does less work for each, so CPU compares best where this is alike. Nothing was lost, doubled or out of
+order unless a warning says so.</small></p>";
 
 /// A page about one run.
 pub(crate) fn report(report: &Report) -> String {
     let mut body = head(&report.scenario, &report.server, report);
     warnings(&report.warnings, &mut body);
     body.push_str("<h2>Figures</h2><table>");
-    for (name, value) in &report.figures {
-        row(&[title(name), number(*value)], &mut body);
+    for (name, value) in ordered(report) {
+        row(&[title(name), number(value)], &mut body);
     }
     body.push_str("</table>");
     if let Some(latency) = &report.latency {
@@ -61,21 +69,23 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
     let mut body = head(&comparison.scenario, &servers, first);
     let _ = write!(
         body,
-        "<p>{} rounds; in each every server had its turn, in this order. A value is the median of its rounds, with the lowest
-         and the highest; a ratio is taken within each round, to {}.</p>",
-        comparison.rounds.len(),
-        escape(&comparison.servers[0])
+        "<p>{} rounds; in each every one had its turn, in this order. A value is the median of its rounds, below it the
+         lowest and the highest; a ratio is taken within each round, to the shaded line above it.</p>",
+        comparison.rounds.len()
     );
+    ranking(comparison, &mut body);
     warnings(&comparison.warnings(), &mut body);
     compared_table(comparison, &mut body);
+    body.push_str(HOW_TO_READ);
     body.push_str("<h2>Plots</h2><div class=plots>");
     let figures = comparison.figures();
-    for (name, values) in COMPARED.iter().filter_map(|name| figures.get_key_value(name)) {
+    let figures = COMPARED.iter().filter_map(|name| figures.get_key_value(name));
+    for (name, values) in figures.filter(|(_, values)| !Comparison::is_level(values)) {
         let all = comparison.servers.iter().zip(values).filter_map(|(name, compared)| {
             let value = compared.as_ref()?.value;
             Some(Bar { name: name.clone(), value: value.median, low: value.min, high: value.max })
         });
-        body.push_str(&bars(&title(name), &all.collect::<Vec<_>>()));
+        body.push_str(&bars(&format!("{}{}", title(name), better(name)), &all.collect::<Vec<_>>()));
     }
     if let Some(last) = comparison.rounds.last() {
         let histograms: Vec<(String, Sparse)> = last
@@ -92,34 +102,52 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
     page(&format!("{}: {servers}", comparison.scenario), &body)
 }
 
+/// The figure that matters most, and who is how far ahead.
+fn ranking(comparison: &Comparison, body: &mut String) {
+    let figures = comparison.figures();
+    let Some((name, values)) = COMPARED.iter().find_map(|name| figures.get_key_value(name)) else { return };
+    let mut all: Vec<_> = comparison.servers.iter().zip(values).filter_map(|(who, one)| Some((who, (*one)?))).collect();
+    all.sort_by(|(_, one), (_, other)| one.value.median.total_cmp(&other.value.median));
+    let shown = all.iter().map(|(who, one)| format!("{} <b>{}</b>", escape(who), number(one.value.median)));
+    let _ = write!(body, "<p>{}, least first: {}</p>", escape(&title(name)), shown.collect::<Vec<_>>().join(" · "));
+}
+
+/// A line for each server, since there may be many; the ratio is what to read.
 fn compared_table(comparison: &Comparison, body: &mut String) {
-    body.push_str("<h2>Figures</h2><table><tr><th></th>");
-    for server in &comparison.servers {
-        let _ = write!(body, "<th>{}</th>", escape(server));
+    let figures = comparison.figures();
+    let figures: Vec<_> = COMPARED.iter().filter_map(|name| figures.get_key_value(name)).collect();
+    body.push_str("<h2>Figures</h2><div class=wide><table><tr><th></th>");
+    for (name, _) in &figures {
+        let _ = write!(body, "<th>{}</th>", escape(&title(name)));
     }
     body.push_str("</tr>");
-    let figures = comparison.figures();
-    for (name, values) in COMPARED.iter().filter_map(|name| figures.get_key_value(name)) {
-        let _ = write!(body, "<tr><td>{}</td>", escape(&title(name)));
-        for (server, compared) in values.iter().enumerate() {
-            let Some(compared) = compared else {
+    for (server, name) in comparison.servers.iter().enumerate() {
+        let compared = comparison.is_compared(server);
+        let class = if compared { "" } else { " class=first" };
+        let _ = write!(body, "<tr{class}><td><b>{}</b></td>", escape(name));
+        for (_, values) in &figures {
+            let Some(Compared { value, ratio }) = values[server] else {
                 body.push_str("<td></td>");
                 continue;
             };
-            let (value, ratio) = (compared.value, compared.ratio);
-            let ratio = ratio.filter(|_| server > 0).map(|ratio| format!("<b>× {}</b> ", number(ratio.median)));
-            let _ = write!(
-                body,
-                "<td>{}{}<br><small>{} – {}</small></td>",
-                ratio.unwrap_or_default(),
-                number(value.median),
-                number(value.min),
-                number(value.max)
-            );
+            let _ = write!(body, "<td>{}", number(value.median));
+            if let Some(ratio) = ratio.filter(|_| compared) {
+                let _ = write!(body, "<br><b>× {}</b>", number(ratio.median));
+            }
+            let _ = write!(body, "<br><small>{} – {}</small></td>", number(value.min), number(value.max));
         }
         body.push_str("</tr>");
     }
-    body.push_str("</table>");
+    body.push_str("</table></div>");
+}
+
+/// Which way a figure is good, where there is such a way.
+fn better(name: &str) -> &'static str {
+    match name {
+        "messages_per_read" => "",
+        name if name.ends_with("_per_second") => " · more is better",
+        _ => " · less is better",
+    }
 }
 
 /// What went on during each of these runs.
@@ -163,9 +191,14 @@ fn head(scenario: &str, server: &str, report: &Report) -> String {
 }
 
 fn warnings(warnings: &[String], body: &mut String) {
-    for warning in warnings {
-        let _ = write!(body, "<p class=warning>{}</p>", escape(warning));
+    if warnings.is_empty() {
+        return;
     }
+    body.push_str("<ul class=warnings>");
+    for warning in warnings {
+        let _ = write!(body, "<li>{}</li>", escape(warning));
+    }
+    body.push_str("</ul>");
 }
 
 fn row(cells: &[String], body: &mut String) {
@@ -200,6 +233,7 @@ mod tests {
         let comparison = Comparison {
             scenario: "fan<out>".to_owned(),
             servers: vec!["floor".to_owned(), "clarion".to_owned()],
+            bases: vec![0, 0],
             rounds: vec![vec![one.clone(), one.clone()]],
         };
         for page in [report(&one), super::comparison(&comparison)] {

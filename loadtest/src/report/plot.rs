@@ -7,8 +7,8 @@ use crate::latency::Sparse;
 /// The size of a plot; a page scales it.
 const SIZE: (u32, u32) = (720, 300);
 
-/// Colours that are told apart in print and by most eyes (Okabe and Ito).
-const COLOURS: [RGBColor; 8] = [
+/// Colours that are told apart in print and by most eyes (Okabe and Ito, and two for the crowd).
+const COLOURS: [RGBColor; 10] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -17,6 +17,8 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(86, 180, 233),
     RGBColor(120, 120, 120),
     RGBColor(0, 0, 0),
+    RGBColor(105, 60, 160),
+    RGBColor(140, 100, 40),
 ];
 
 /// A name and its points.
@@ -34,7 +36,7 @@ pub(crate) struct Bar {
 }
 
 /// How much wider than its curves a plot is.
-const NAMES: f64 = 1.15;
+const NAMES: f64 = 1.25;
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
@@ -68,7 +70,8 @@ pub(crate) fn percentiles(title: &str, histograms: &[(String, Sparse)]) -> Strin
         histograms.iter().map(|(name, histogram)| Curve { name: name.clone(), points: by_nines(histogram) }).collect();
     drawn(|root| {
         let all = || curves.iter().flat_map(|curve| &curve.points);
-        let right = all().map(|point| point.0).fold(1.0, f64::max).ceil();
+        // Here too the names stand to the right.
+        let right = all().map(|point| point.0).fold(1.0, f64::max) * NAMES;
         let top = all().map(|point| point.1).fold(1.0, f64::max) * 1.5;
         let bottom = all().map(|point| point.1).fold(top, f64::min).max(1e-3);
         let mut chart = ChartBuilder::on(root)
@@ -80,7 +83,7 @@ pub(crate) fn percentiles(title: &str, histograms: &[(String, Sparse)]) -> Strin
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
-            .x_labels(right as usize + 1)
+            .x_labels(right as usize + 2)
             .x_label_formatter(&|nines| percent(*nines))
             .y_label_formatter(&short)
             .x_desc("messages that were at least so fast")
@@ -91,18 +94,12 @@ pub(crate) fn percentiles(title: &str, histograms: &[(String, Sparse)]) -> Strin
             let key = move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour.stroke_width(2));
             chart.draw_series(line)?.label(&curve.name).legend(key);
         }
-        let place = SeriesLabelPosition::UpperLeft;
-        chart
-            .configure_series_labels()
-            .position(place)
-            .background_style(WHITE.mix(0.8))
-            .border_style(TRANSPARENT)
-            .draw()?;
+        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(TRANSPARENT).draw()?;
         Ok(())
     })
 }
 
-/// Bars with their spread, the shorter the better.
+/// Bars with their spread.
 pub(crate) fn bars(title: &str, bars: &[Bar]) -> String {
     drawn(|root| {
         let right = bars.iter().map(|bar| bar.high).fold(0.0, f64::max) * 1.15;

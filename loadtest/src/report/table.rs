@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 
-use crate::{latency::Summary, report::Report};
+use crate::{
+    latency::Summary,
+    report::{Report, compare::COMPARED},
+};
 
 /// A number with as many digits as mean something.
 pub(crate) fn number(value: f64) -> String {
@@ -30,14 +33,29 @@ fn grouped(value: f64) -> String {
     if value < 0.0 { format!("-{text}") } else { text }
 }
 
-/// A name for people: `cpu_us_per_delivery` is `cpu µs per delivery`.
+/// A name for people: `cpu_us_per_delivery` is `CPU µs per delivery`.
 pub(crate) fn title(name: &str) -> String {
     let words = name.split('_').map(|word| match word {
         "us" => "µs",
         "p999" => "p99.9",
+        "cpu" => "CPU",
+        "pss" => "PSS",
+        "rss" => "RSS",
+        "tcp" => "TCP",
+        "mib" => "MiB",
+        "kib" => "KiB",
+        "gib" => "GiB",
         word => word,
     });
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// Figures in the order in which people look for them: those that are compared first.
+pub(crate) fn ordered(report: &Report) -> Vec<(&str, f64)> {
+    let place = |name: &str| COMPARED.iter().position(|compared| *compared == name).unwrap_or(COMPARED.len());
+    let mut figures: Vec<_> = report.figures.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    figures.sort_by_key(|(name, _)| place(name));
+    figures
 }
 
 /// A report as text.
@@ -49,8 +67,8 @@ pub(crate) fn report(report: &Report) -> String {
     for (name, value) in &report.parameters {
         table.add_row(vec![title(name), value.clone()]);
     }
-    for (name, value) in &report.figures {
-        table.add_row(vec![title(name), number(*value)]);
+    for (name, value) in ordered(report) {
+        table.add_row(vec![title(name), number(value)]);
     }
     for (name, summary) in
         [("latency", &report.latency), ("connect", &report.connect), ("acknowledged", &report.acknowledged)]
@@ -114,7 +132,7 @@ mod tests {
     fn numbers_have_the_digits_that_mean_something() {
         let shown = [0.0, 7.0, 0.001_23, 1.234, 12.34, 123.4, 1234.4, 1_234_567.0, -4321.0].map(number);
         assert_eq!(shown, ["0", "7", "0.0012", "1.23", "12.3", "123", "1,234", "1,234,567", "-4,321"]);
-        assert_eq!(title("cpu_us_per_delivery"), "cpu µs per delivery");
+        assert_eq!(title("cpu_us_per_delivery"), "CPU µs per delivery");
     }
 
     #[test]

@@ -92,7 +92,9 @@ impl Run<'_> {
             report.figure("bus_cpu_us_per_message", spent.bus * 1e6 / messages);
         }
         let generator = spent.generator / spent.seconds;
-        report.figure("generator_cores", generator);
+        if !self.fleet.pids().is_empty() {
+            report.figure("generator_cores", generator);
+        }
         let server = spent.server / spent.seconds;
         if known && generator > BUSY * self.fleet.len() as f64 && server < BUSY {
             let text = format!("the generator was the limit: it used {generator:.2} cores and the server {server:.2}");

@@ -3,10 +3,11 @@
 use crate::{
     args::Mix,
     channels::{Channels, Distribution},
-    control::{Churn, Pace},
+    control::{Churn, FeedPlan, Pace},
     failure::Result,
     report::Report,
     run::{Opening, Run},
+    scenario::stalled,
     watch::Sample,
 };
 
@@ -28,7 +29,7 @@ pub(super) fn soak(mut run: Run<'_>, mix: &Mix) -> Result<Report> {
 
 fn live(run: &mut Run<'_>, mix: &Mix) -> Result<()> {
     let distribution = if mix.zipf > 0.0 { Distribution::Zipf(mix.zipf) } else { Distribution::Even };
-    let channels = Channels { prefix: "mixed/".to_owned(), count: mix.channels.max(1), distribution };
+    let channels = Channels { count: mix.channels.max(1), distribution, ..Channels::one("mixed/") };
     for (name, value) in [
         ("channels", f64::from(mix.channels)),
         ("zipf", mix.zipf),
@@ -47,10 +48,15 @@ fn live(run: &mut Run<'_>, mix: &Mix) -> Result<()> {
     run.open(&opening)?;
     let plan = run.feed(channels, Pace::Rate(mix.rate), run.common.duration)?;
     run.warm_up(&plan)?;
+    stalled::measure(run, mix.stalled, |run| measure(run, mix, &plan))
+}
+
+/// Publishes while people come and go.
+fn measure(run: &mut Run<'_>, mix: &Mix, plan: &FeedPlan) -> Result<()> {
     let workers = run.fleet.len() as f64;
     let churn = Churn { leave: mix.leave / workers, lose: mix.lose / workers };
     let duration = run.common.duration;
-    run.measure(&plan, |run| {
+    run.measure(plan, |run| {
         if churn.leave > 0.0 || churn.lose > 0.0 {
             run.churn(churn)?;
         }

@@ -3,7 +3,7 @@
 use std::{process::Command, thread, time::Duration};
 
 use crate::{
-    channels::{Channels, Distribution},
+    channels::Channels,
     clock::Time,
     control::Pace,
     failure::{Context, Failure, Result},
@@ -22,7 +22,7 @@ pub(super) fn rolling(mut run: Run<'_>, rate: f64, pause: Duration, commands: &[
     let nodes = if commands.is_empty() { run.server.node_count() } else { commands.len() };
     run.report.parameter("nodes", nodes);
     run.report.parameter("rate_per_second", rate);
-    let channels = Channels { prefix: "roll/".to_owned(), count: CHANNELS, distribution: Distribution::Even };
+    let channels = Channels { count: CHANNELS, ..Channels::one("roll/") };
     // Through a node that is about to go nobody can publish; the bus stays.
     if run
         .server

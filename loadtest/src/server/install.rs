@@ -11,8 +11,13 @@ use crate::{
     profile::Start,
 };
 
-const TORNADO: &str = include_str!("../../peers/tornado_server.py");
-const WS: &str = include_str!("../../peers/ws_server.mjs");
+/// The small servers that come along.
+const PEERS: [(&str, &str); 4] = [
+    ("bun_server.mjs", include_str!("../../peers/bun_server.mjs")),
+    ("socketio_server.mjs", include_str!("../../peers/socketio_server.mjs")),
+    ("tornado_server.py", include_str!("../../peers/tornado_server.py")),
+    ("ws_server.mjs", include_str!("../../peers/ws_server.mjs")),
+];
 
 /// Where a peer's programs and packages are.
 #[derive(Debug, Default)]
@@ -29,11 +34,12 @@ impl Installed {
         if let Some(file) = start.needs.iter().find(|file| !Path::new(file).exists()) {
             return Err(missing(file, &debian));
         }
-        if start.pip.is_empty() && start.npm.is_empty() {
+        let packages: Vec<_> = start.pip.iter().chain(&start.npm).chain(&start.go).collect();
+        if packages.is_empty() {
             return Ok(Self { debian, ..Self::default() });
         }
-        let packages: String = start.pip.iter().chain(&start.npm).map(|package| format!("-{package}")).collect();
-        let folder = cache()?.join(format!("{name}{}", packages.replace(['/', '='], "_")));
+        let versions: String = packages.iter().map(|package| format!("-{package}")).collect();
+        let folder = cache()?.join(format!("{name}{}", versions.replace(['/', '='], "_")));
         let done = folder.join(".done");
         if !done.exists() {
             fs::create_dir_all(&folder).internal(|| format!("cannot make {}", folder.display()))?;
@@ -43,9 +49,12 @@ impl Installed {
             if !start.npm.is_empty() {
                 npm(&folder, &start.npm)?;
             }
+            if let Some(package) = &start.go {
+                go(&folder, package)?;
+            }
             fs::write(&done, "").internal(|| format!("cannot write to {}", folder.display()))?;
         }
-        for (file, text) in [("tornado_server.py", TORNADO), ("ws_server.mjs", WS)] {
+        for (file, text) in PEERS {
             fs::write(folder.join(file), text).internal(|| format!("cannot write to {}", folder.display()))?;
         }
         let python = (!start.pip.is_empty()).then(|| folder.join("python"));
@@ -73,6 +82,21 @@ fn npm(folder: &Path, packages: &[String]) -> Result<()> {
     run(command.arg(folder).args(packages))
 }
 
+/// Builds a program at its version: in a module of our own, since that needs no look at which other versions there are.
+fn go(folder: &Path, package: &str) -> Result<()> {
+    let go = program("go").ok_or_else(|| {
+        Failure::unavailable("go is not installed").remedy("install Go 1.23 or newer: https://go.dev/dl")
+    })?;
+    let (path, version) = package.split_once('@').ok_or_else(|| Failure::usage(format!("{package} has no version")))?;
+    let module = format!("module peer\n\ngo 1.23\n\nrequire {path} {version}\n");
+    let import = format!("//go:build tools\n\npackage peer\n\nimport _ \"{path}\"\n");
+    for (file, text) in [("go.mod", module), ("tools.go", import)] {
+        fs::write(folder.join(file), text).internal(|| format!("cannot write to {}", folder.display()))?;
+    }
+    let mut command = Command::new(go);
+    run(command.current_dir(folder).env("GOFLAGS", "-mod=mod").args(["build", "-o", "."]).arg(path))
+}
+
 fn run(command: &mut Command) -> Result<()> {
     let output = command.stdin(Stdio::null()).output().unavailable(|| "cannot install packages".to_owned())?;
     if output.status.success() {
@@ -97,7 +121,7 @@ fn cache() -> Result<PathBuf> {
 pub(crate) fn program(name: &str) -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/usr/local/bin", "/usr/bin"].map(PathBuf::from))
+        .chain(["/usr/sbin", "/usr/local/bin", "/usr/local/go/bin", "/usr/bin"].map(PathBuf::from))
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
         .map(|path| path.to_string_lossy().into_owned())

@@ -13,6 +13,7 @@ use serde_json::Value;
 /// A run that is to be.
 pub(crate) struct Loadtest {
     words: Vec<String>,
+    variables: Vec<(String, String)>,
     directory: tempfile::TempDir,
 }
 
@@ -33,7 +34,7 @@ pub(crate) struct Report(Value);
 /// A run with these arguments.
 pub(crate) fn loadtest(line: &str) -> Loadtest {
     let words = line.split_whitespace().map(str::to_owned).collect();
-    Loadtest { words, directory: tempfile::tempdir().expect("a temporary directory") }
+    Loadtest { words, variables: Vec::new(), directory: tempfile::tempdir().expect("a temporary directory") }
 }
 
 /// Where the binaries of this build are.
@@ -45,6 +46,11 @@ impl Loadtest {
     /// A file that is gone afterwards.
     pub(crate) fn file(&self, name: &str) -> String {
         self.directory.path().join(name).to_string_lossy().into_owned()
+    }
+
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     pub(crate) fn with(mut self, words: &[&str]) -> Self {
@@ -85,6 +91,7 @@ impl Loadtest {
             "CLARION_LOADTEST_CACHE",
             binaries().parent().expect("a profile of cargo's is in its target").join("loadtest-peers"),
         );
+        command.envs(self.variables.iter().cloned());
         let output = command.args(&self.words).stdin(Stdio::null()).output().expect("the binary starts");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
         let ended = output.status.code().unwrap_or(-1);
@@ -163,21 +170,31 @@ impl Report {
     }
 }
 
-/// A floor that somebody else has started.
-pub(crate) struct Floor {
+/// What somebody else has started: it says where it listens.
+pub(crate) struct Started {
     child: Child,
     pub(crate) address: String,
 }
 
-impl Floor {
-    pub(crate) fn start() -> Self {
+impl Started {
+    pub(crate) fn floor() -> Self {
+        Self::start(Command::new(env!("CARGO_BIN_EXE_clarion-loadtest")).arg("floor"))
+    }
+
+    /// One that gives workers to those who know this secret.
+    pub(crate) fn agent(secret: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_clarion-loadtest"));
-        let mut child = command.arg("floor").stdout(Stdio::piped()).spawn().expect("the floor starts");
+        command.args(["worker", "--listen", "127.0.0.1:0", "--secret-from", "SECRET"]).env("SECRET", secret);
+        Self::start(&mut command)
+    }
+
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("it is a pipe"))
             .read_line(&mut line)
-            .expect("the floor says where it listens");
-        let address = line.trim().strip_prefix("listening ").expect("the floor listens").to_owned();
+            .expect("it says where it listens");
+        let address = line.trim().strip_prefix("listening ").expect("it listens").to_owned();
         Self { child, address }
     }
 
@@ -186,7 +203,7 @@ impl Floor {
     }
 }
 
-impl Drop for Floor {
+impl Drop for Started {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -5,14 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use clarion_bus::{Bus as _, BusConfig, Delivery, PublishError, Sink, memory::Server};
 use clarion_protocol::{Channel, Interest, NodeName, Publication, dialect::Dialect};
-use futures_util::{StreamExt as _, future};
+use futures_util::future;
 use prometheus::Registry;
-use tokio::task::JoinHandle;
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
 
 use super::*;
 use crate::{
     drain::{self, Config, Metrics},
-    hub::{self, ConnectionId, EventStream, Open, Refused, Sender, SlowPolicy, Subscription, Upstream},
+    hub::{self, ConnectionId, Open, Refused, Sender, SlowPolicy, Subscription, Upstream},
     ingress::{self, Deliverer},
     members::{self, Me},
 };
@@ -59,19 +63,16 @@ async fn opening(node: &Node, token: &Arc<()>) -> Open {
         user: None,
         upstream: None,
         expires: None,
-        greeting: Bytes::new(),
         lease: Box::new((held, token.clone())),
     }
 }
 
 /// Reads a stream to its end.
-fn read(mut stream: EventStream) -> JoinHandle<String> {
+fn read(mut stream: TcpStream) -> JoinHandle<String> {
     tokio::spawn(async move {
-        let mut all = Vec::new();
-        while let Some(bytes) = stream.next().await {
-            all.extend(bytes);
-        }
-        String::from_utf8(all).unwrap()
+        let mut all = String::new();
+        stream.read_to_string(&mut all).await.unwrap();
+        all
     })
 }
 
@@ -83,10 +84,14 @@ async fn a_node_leaves_and_loses_nobody() {
     let say = async |text: &'static str| {
         publisher.publish(Publication::raw(Channel::parse("a").unwrap(), text)).await.unwrap();
     };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut streams = Vec::new();
     for _ in 0..50 {
         let open = opening(&node, &token).await;
-        streams.push(read(node.hub.open(open).await.unwrap().into_stream()));
+        let ticket = node.hub.open(open).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        ticket.attach(listener.accept().await.unwrap().0.into_std().unwrap(), Bytes::new());
+        streams.push(read(client));
     }
     let late = opening(&node, &token).await;
     say("early").await;

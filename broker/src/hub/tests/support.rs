@@ -52,9 +52,10 @@ impl Drop for Lease {
     }
 }
 
-/// A configuration with heartbeats out of the way.
+/// A configuration with heartbeats out of the way. One shard is a task beside others, several have threads of their own.
 pub(super) fn config(shards: usize) -> Config {
-    Config { shards: std::num::NonZero::new(shards), ping_interval: Duration::from_secs(3600), ..Config::default() }
+    let shards = std::num::NonZero::new(shards);
+    Config { shards, host: true, ping_interval: Duration::from_secs(3600), ..Config::default() }
 }
 
 impl Fixture {
@@ -96,7 +97,6 @@ impl Fixture {
             user: None,
             upstream: None,
             expires: None,
-            greeting: Bytes::new(),
             lease: Box::new(Lease(Arc::clone(&self.leases))),
         }
     }
