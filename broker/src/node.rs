@@ -44,7 +44,7 @@ pub struct Node {
     pub settings: Settings,
     /// What is counted here.
     pub metrics: Metrics,
-    /// Everything that outlives its request: handshakes and relayed connections.
+    /// Everything that outlives its request: relayed connections.
     pub tasks: TaskTracker,
     /// The connections that are carried to other nodes.
     pub relays: Relays,
