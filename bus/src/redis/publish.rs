@@ -4,7 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use clarion_protocol::{Prefix, Publication, envelope};
 use fred::{
-    clients::WithOptions,
+    clients::{Client, WithOptions},
     error::{Error, ErrorKind},
     interfaces::{ClientLike as _, EventInterface as _, PubsubInterface as _},
     types::{
@@ -16,8 +16,9 @@ use fred::{
     },
 };
 use futures_util::future::{Either, join_all, select};
-use tokio::{sync::watch, time::Instant};
-use tokio_util::sync::CancellationToken;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::dial::Credentials;
 use crate::{BusConfig, Link, PublishError, RedisMode, RedisUrl};
@@ -25,7 +26,9 @@ use crate::{BusConfig, Link, PublishError, RedisMode, RedisUrl};
 /// The connection on which this node publishes.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    client: WithOptions<fred::clients::Client>,
+    builder: Builder,
+    options: Options,
+    live: RwLock<Live>,
     prefix: Prefix,
     max_payload: usize,
     sharded: bool,
@@ -44,8 +47,21 @@ struct State {
     lost: bool,
 }
 
-/// How long fred may take to notice what it has told us: that its connection is gone.
-const AFTERTHOUGHT: Duration = Duration::from_secs(1);
+/// One of fred's clients. It connects anew by itself, and would then send what it was given while it had no connection;
+/// so, on a single server, one that has lost its connection is dropped with all that waits in it, and another takes its place.
+#[derive(Debug)]
+struct Live {
+    client: WithOptions<Client>,
+    task: AbortOnDropHandle<Result<(), Error>>,
+}
+
+impl Live {
+    fn start(builder: &Builder, options: &Options) -> Self {
+        let client = builder.build().expect("a configuration with a server is complete");
+        let task = AbortOnDropHandle::new(client.connect());
+        Self { client: client.with_options(options), task }
+    }
+}
 
 impl Publisher {
     /// Starts to connect, and goes on for ever.
@@ -74,24 +90,26 @@ impl Publisher {
         let mut policy = ReconnectPolicy::new_exponential(0, 100, millis(config.reconnect_max), 2);
         policy.set_jitter(100);
         builder.set_policy(policy);
-        let client = builder.build().expect("a configuration with a server is complete");
-        // The task ends when the client quits; what goes wrong before shows in every publish.
-        drop(client.connect());
         let options = Options { fail_fast: true, max_attempts: Some(1), timeout: Some(timeout), ..Options::default() };
-        let client = client.with_options(&options);
+        let live = RwLock::new(Live::start(&builder, &options));
         let cluster = matches!(url.mode, RedisMode::Cluster);
         let state = watch::Sender::new(State::default());
-        Self { client, prefix: config.prefix.clone(), max_payload: config.max_payload, sharded, cluster, state }
+        let (prefix, max_payload) = (config.prefix.clone(), config.max_payload);
+        Self { builder, options, live, prefix, max_payload, sharded, cluster, state }
+    }
+
+    fn client(&self) -> WithOptions<Client> {
+        self.live.read().client.clone()
     }
 
     /// Tells of the connection's state whenever it changes, until `stop`.
     pub(crate) async fn watch(&self, stop: CancellationToken, report: impl Fn(Link)) {
-        let (mut errors, mut connections) = (self.client.error_rx(), self.client.reconnect_rx());
-        let mut why = None;
-        // fred goes on calling itself connected for a while after it told of an error.
-        let mut doubtful = Instant::now();
+        let mut client = self.client();
+        let (mut errors, mut connections) = (client.error_rx(), client.reconnect_rx());
+        let (mut why, mut was_up) = (None, false);
         loop {
-            let up = Instant::now() >= doubtful && self.client.state() == ClientState::Connected;
+            let up = client.state() == ClientState::Connected;
+            was_up |= up;
             if up {
                 self.state.send_if_modified(|state| std::mem::take(&mut state.lost));
             }
@@ -100,13 +118,16 @@ impl Publisher {
             let pause = if up { Duration::from_millis(500) } else { Duration::from_millis(20) };
             tokio::select! {
                 error = errors.recv() => {
-                    if !self.cluster {
-                        doubtful = Instant::now() + AFTERTHOUGHT;
-                    }
                     self.state.send_modify(|state| *state = State { epoch: state.epoch + 1, lost: !self.cluster });
                     why = error.ok().map(|(error, _)| plain(error.details())).or(why);
+                    // One that tries to connect was given nothing since: it goes on, with longer and longer pauses.
+                    if !self.cluster && std::mem::take(&mut was_up) {
+                        *self.live.write() = Live::start(&self.builder, &self.options);
+                        client = self.client();
+                        (errors, connections) = (client.error_rx(), client.reconnect_rx());
+                    }
                 }
-                _ = connections.recv() => doubtful = Instant::now(),
+                _ = connections.recv() => {}
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,
             }
@@ -141,12 +162,9 @@ impl Publisher {
             return Err(PublishError::NotTaken("there is no connection".to_owned()));
         }
         let unknown = || Err(PublishError::Unknown("the connection was lost meanwhile".to_owned()));
+        let client = self.client();
         let sent = async {
-            if self.sharded {
-                self.client.spublish(subject, payload).await
-            } else {
-                self.client.publish(subject, payload).await
-            }
+            if self.sharded { client.spublish(subject, payload).await } else { client.publish(subject, payload).await }
         };
         // Not tokio's `select!`: where a task has used up its budget that polls nothing at all, and among many messages
         // the one that it hits would leave after those behind it. This polls the message first, whatever the budget.
@@ -165,7 +183,8 @@ impl Publisher {
     /// Ends the connection.
     pub(crate) async fn close(&self) {
         // A server that is not there hears no goodbye.
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.client.quit()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.client().quit()).await;
+        self.live.read().task.abort();
     }
 }
 
