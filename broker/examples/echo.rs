@@ -87,7 +87,7 @@ async fn handshake(hub: Hub, mut request: Request<Incoming>) -> Result<Response<
         let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
         let socket = parts.io.into_inner().into_std().ok()?;
         // Copied, since what hyper read ahead keeps its whole buffer alive.
-        ticket.attach(socket, Bytes::copy_from_slice(&parts.read_buf));
+        ticket.attach(socket, None, Bytes::copy_from_slice(&parts.read_buf));
         Some(())
     });
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -193,7 +193,7 @@ async fn open(hub: &Hub, stream: TcpStream, interest: usize, channel: &str, user
         expires: None,
         lease: Box::new(()),
     };
-    hub.open(open).await.unwrap().attach(stream, Bytes::new());
+    hub.open(open).await.unwrap().attach(stream, None, Bytes::new());
 }
 
 fn delivery(interest: InterestId, channel: &str) -> Delivery {

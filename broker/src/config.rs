@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admission::{self, ProxyHeader},
     auth::{self, Namespace, WebUrl},
-    drain, ingress, members, probe,
+    drain, ingress, members, probe, tls,
 };
 
 pub use args::{Args, Command, Flags};
@@ -70,6 +70,8 @@ pub struct Config {
     pub proxy_header: ProxyHeader,
     /// What is logged, and how.
     pub log: Log,
+    /// TLS towards clients.
+    pub tls: tls::Config,
     /// The bus.
     pub bus: BusConfig,
     /// Tokens, keys and origins.
@@ -106,6 +108,7 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             proxy_header: ProxyHeader::default(),
             log: Log::default(),
+            tls: tls::Config::default(),
             bus: BusConfig::default(),
             auth: auth::Config::default(),
             namespaces: Vec::new(),

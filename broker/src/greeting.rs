@@ -29,19 +29,23 @@ fn text(config: &Config, running: &Running) -> String {
         ""
     };
     let key = if config.is_development() { "" } else { " -H 'x-api-key: …'" };
+    // A certificate is made out for a name, and hardly for this address.
+    let (scheme, trust) = if config.tls.is_on() { ("https", " -k") } else { ("http", "") };
     let bus = match config.bus.url.kind() {
         "redis" => format!("redis-cli PUBLISH {}:news hello", config.prefix),
         "nats" => format!("nats pub {}.news hello", config.prefix),
         _ => {
-            format!("curl -H 'content-type: application/json' -d '{{\"text\":\"paid\"}}'{key} http://{listen}/users/42")
+            let json = "-H 'content-type: application/json' -d '{\"text\":\"paid\"}'";
+            format!("curl{trust} {json}{key} {scheme}://{listen}/users/42")
         }
     };
-    let page = if config.is_development() { format!("\n  A page to try it: http://{listen}/") } else { String::new() };
+    let page =
+        if config.is_development() { format!("\n  A page to try it: {scheme}://{listen}/") } else { String::new() };
     format!(
-        "\nClarion {version}: node {node} on the bus {kind}\n  clients and publishers: http://{listen}\n  \
+        "\nClarion {version}: node {node} on the bus {kind}\n  clients and publishers: {scheme}://{listen}\n  \
          health and metrics:     http://{admin}{mode}\n\n  Try, in two terminals:\n    \
-         curl -N -H 'Accept: text/event-stream' http://{listen}/news\n    \
-         curl{key} -d 'data=hello' http://{listen}/news\n    {bus}\n{page}\n",
+         curl{trust} -N -H 'Accept: text/event-stream' {scheme}://{listen}/news\n    \
+         curl{trust}{key} -d 'data=hello' {scheme}://{listen}/news\n    {bus}\n{page}\n",
         version = env!("CARGO_PKG_VERSION"),
         node = running.node,
         kind = config.bus.url.kind(),

@@ -53,6 +53,7 @@ pub use self::{
     config::{Config, MAX_SHARDS},
     handler::{Answer, From, Handler, Sender, Upstream},
 };
+use crate::tls::Session;
 pub use crate::{connection::ConnectionId, outbox::SlowPolicy};
 
 /// One of a connection's subscriptions. Its interest stands on the bus already.
@@ -286,15 +287,16 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Gives the connection its socket, once its client was told that it is let in, with what was read beyond the request.
-    pub fn attach(mut self, socket: std::net::TcpStream, read_ahead: Bytes) {
+    /// Gives the connection its socket, once its client was told that it is let in, with the TLS session on it, if there is
+    /// one, and with what was read beyond the request, as plaintext.
+    pub fn attach(mut self, socket: std::net::TcpStream, session: Option<Box<Session>>, read_ahead: Bytes) {
         // A socket that cannot be set is broken: the ticket is dropped unused, which closes the connection.
         if let Err(error) = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)) {
             tracing::debug!(%error, "a socket was gone before it was attached");
             return;
         }
         self.used = true;
-        self.inbox.command(Command::Attach(self.key, socket, read_ahead));
+        self.inbox.command(Command::Attach(self.key, socket, session, read_ahead));
     }
 }
 

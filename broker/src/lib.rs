@@ -21,6 +21,7 @@ pub mod probe;
 pub mod members;
 pub mod ingress;
 pub mod hub;
+pub mod tls;
 pub mod outbox;
 pub mod connection;
 pub mod frame;

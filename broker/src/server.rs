@@ -30,6 +30,7 @@ use crate::{
     members::{self, Me, Members},
     node::{AcceptMetrics, ConnectionIds, Metrics, Node, Relays, Settings},
     probe::{self, Ready},
+    tls,
 };
 
 use accept::{Acceptor, Reins};
@@ -98,6 +99,7 @@ struct Parts {
     bus: BusHandle,
     ready: Ready,
     registry: Registry,
+    tls: Option<Arc<tls::Server>>,
     probe: probe::Metrics,
     drain: drain::Metrics,
 }
@@ -109,6 +111,7 @@ impl Parts {
     ) -> anyhow::Result<Self> {
         let registry = Registry::new();
         admin::register(&registry)?;
+        let tls = tls::Server::new(&config.tls, config.limits.handshake, &registry)?;
         let clients = Arc::new(ClientMessages::new());
         let hub = Hub::start(held(config), clients.clone(), &registry).context("the shards cannot be started")?;
         let counters = ingress::Metrics::new(&registry)?;
@@ -118,7 +121,8 @@ impl Parts {
         let ingress = Ingress::new(bus.clone(), config.ingress.clone(), &counters, &registry)?;
         let (name, advertise, public_url) = (
             config.node.clone(),
-            config.advertise.clone(),
+            // Nodes relay by plain HTTP, which a listener that speaks TLS does not understand.
+            config.advertise.clone().filter(|_| !config.tls.is_on()),
             config.public_url.as_ref().map(|url| url.expose().as_str().trim_end_matches('/').to_owned()),
         );
         let members = Members::start(
@@ -156,7 +160,7 @@ impl Parts {
         let (probe, drain) = (probe::Metrics::new(&registry)?, drain::Metrics::new(&registry)?);
         let ready = Ready::new();
         ready.register(&registry)?;
-        Ok(Self { node, bus, ready, registry, probe, drain })
+        Ok(Self { node, bus, ready, registry, tls, probe, drain })
     }
 }
 
@@ -179,10 +183,13 @@ fn held(config: &Config) -> hub::Config {
 
 /// A node's life: serve until told to leave, then leave. What it started ends with it.
 async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdown: Shutdown) -> anyhow::Result<()> {
-    let Parts { node, bus, ready, registry, probe, drain } = parts;
+    let Parts { node, bus, ready, registry, tls, probe, drain } = parts;
     let mut background = JoinSet::new();
     background.spawn(probe::run(bus, config.probe.clone(), ready.clone(), probe));
     background.spawn(watch_keys(node.auth.clone(), ready.clone()));
+    if let Some(tls) = tls.clone() {
+        background.spawn(async move { tls.watch().await });
+    }
     let [clients, operators] = listeners;
     // Those who ask whether the node lives are answered to its end; clients are not.
     let (doors, desk) = (Reins::default(), Reins::default());
@@ -191,6 +198,7 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     let stall_timeout = config.limits.ping + config.limits.pong;
     let for_clients = Acceptor {
         routes: routes::router(node.clone()),
+        tls,
         admission: Some(node.admission.clone()),
         metrics: node.metrics.accepts.clone(),
         head_timeout: config.limits.handshake,
@@ -199,6 +207,7 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     };
     let for_operators = Acceptor {
         routes: admin::router(ready.clone(), registry),
+        tls: None,
         admission: None,
         metrics: AcceptMetrics::unseen(),
         head_timeout: config.limits.handshake,

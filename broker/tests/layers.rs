@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The modules, from the top down. A new one gets its place here, in `ARCHITECTURE.md` and in `lib.rs`.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "main",
     "greeting",
     "server",
@@ -29,6 +29,7 @@ const LAYERS: [&str; 22] = [
     "members",
     "ingress",
     "hub",
+    "tls",
     "outbox",
     "connection",
     "frame",

@@ -1,6 +1,8 @@
 //! Event streams as bytes: however a request comes, over a connection that is new or one that was used before, the same
 //! is answered, and the client's socket is the same kind of socket afterwards.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may say so anywhere")]
+
 mod nodes;
 
 use std::time::Duration;

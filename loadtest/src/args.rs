@@ -174,6 +174,9 @@ pub(crate) struct Common {
     /// Which door they come in by
     #[arg(long, value_enum, default_value = "ws")]
     pub(crate) door: Door,
+    /// Speak TLS to the server, and trust the authorities in this PEM file; messages are published on its bus then, by --publish-by and --publish-to
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
     /// Bytes of a message
     #[arg(long, default_value_t = 128)]
     pub(crate) payload: u32,

@@ -100,6 +100,8 @@ pub(crate) struct OpenPlan {
     pub(crate) payload: u32,
     /// The secret to sign a token with, for each connection one, for the user of its channel's number.
     pub(crate) secret: Option<String>,
+    /// Speak TLS, and trust the authorities in this PEM text.
+    pub(crate) authorities: Option<String>,
     /// Come back when the server hangs up.
     pub(crate) reconnect: bool,
     /// Of a hundred connections, those that are to stall; they read, unobserved, until they are told to.

@@ -9,6 +9,7 @@ mod churn;
 mod connection;
 mod handshake;
 mod opening;
+pub(crate) mod stream;
 mod subscribers;
 
 use std::{
@@ -164,7 +165,10 @@ impl Engine {
     fn obey(&mut self, command: Command) -> io::Result<()> {
         match command {
             Command::Clock => (self.tell)(&Event::Clock { now: Time::now() })?,
-            Command::Open(plan) => self.subscribers.open(*plan),
+            Command::Open(plan) => match plan.authorities.as_deref().map(stream::trusting).transpose() {
+                Ok(tls) => self.subscribers.open(*plan, tls),
+                Err(message) => (self.tell)(&Event::Failed { message })?,
+            },
             Command::Again { rate, pending, patience } => self.subscribers.come_again(rate, pending, patience),
             Command::Stall => self.subscribers.stall(self.poll.registry()),
             Command::Begin { base } => {

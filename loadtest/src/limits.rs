@@ -110,11 +110,12 @@ pub(crate) fn missing(needs: &Needs) -> Vec<Missing> {
     let open = number("fs.file-nr", 0).unwrap_or(0);
     let files = open + sockets + (needs.nodes + needs.workers) * SERVER_SPARE;
     at_least("fs.file-max", files, format!("{files} files will be open on this machine, and fs.file-max is less"));
-    at_least(
-        "net.netfilter.nf_conntrack_max",
-        needs.connections,
-        format!("{} connections are to be tracked, and net.netfilter.nf_conntrack_max is less", needs.connections),
-    );
+    // A firewall that has no rule for it follows nothing, and then its table is empty whatever is open.
+    if number("net.netfilter.nf_conntrack_count", 0).is_some_and(|count| count > 0) {
+        let what =
+            format!("{} connections will be tracked, and net.netfilter.nf_conntrack_max is less", needs.connections);
+        at_least("net.netfilter.nf_conntrack_max", needs.connections, what);
+    }
     let threads = (needs.nodes + needs.workers) * THREADS + tasks().unwrap_or(0);
     for name in ["kernel.threads-max", "kernel.pid_max"] {
         at_least(name, threads, format!("up to {threads} threads will run, and {name} is less"));

@@ -173,6 +173,7 @@ impl<'a> Run<'a> {
 
     /// Begins to open connections, shared out among the workers.
     pub(crate) fn begin_to_open(&mut self, opening: &Opening) -> Result<()> {
+        let authorities = self.common.authorities()?;
         let part = opening.part.of(self.fleet.len());
         let workers = part.len() as u32;
         let (door, handshake) = match &opening.by {
@@ -198,6 +199,7 @@ impl<'a> Run<'a> {
                 source: (1 + worker % 250) as u8,
                 payload: self.common.payload,
                 secret: opening.secret.clone(),
+                authorities: authorities.clone(),
                 reconnect: opening.reconnect,
                 stalled_percent: opening.stalled_percent,
                 patience: opening.patience(),

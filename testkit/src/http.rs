@@ -1,6 +1,6 @@
 //! HTTP from the outside, and a small server for what a node fetches.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -24,6 +24,20 @@ pub fn http() -> reqwest::Client {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
     client.tls_built_in_root_certs(false).build().expect("a client without files can be made")
+}
+
+/// The same for `https://`, taking certificates of the authority in this file.
+///
+/// # Panics
+/// When there is none in it.
+#[must_use]
+pub fn https(ca: &Path) -> reqwest::Client {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let pem = std::fs::read(ca).expect("the authority's file can be read");
+    let authority = reqwest::Certificate::from_pem(&pem).expect("the file holds a certificate");
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    let client = client.tls_built_in_root_certs(false).add_root_certificate(authority);
+    client.build().expect("a client that trusts one authority can be made")
 }
 
 /// An answer, read to its end.

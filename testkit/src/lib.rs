@@ -16,9 +16,9 @@ mod wait;
 mod websocket;
 
 pub use broker::{BrokerBuilder, BrokerProcess, Metrics};
-pub use certificates::Certificates;
+pub use certificates::{Certificates, tls, trusting};
 pub use faults::{SilentServer, TcpProxy};
-pub use http::{JsonServer, Reply, http};
+pub use http::{JsonServer, Reply, http, https};
 pub use jwt::{JwtKey, in_seconds};
 pub use nats::{NatsBuilder, NatsCluster, NatsServer};
 pub use process::{Process, free_port, run};

@@ -1,21 +1,36 @@
 //! A WebSocket client that shows what happens on the wire.
 
-use std::time::Duration;
+use std::{
+    fmt, io,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    WebSocketStream, client_async,
     tungstenite::{
         Error, Message,
         client::IntoClientRequest,
-        http::{HeaderMap, HeaderName, HeaderValue, Request},
+        http::{HeaderMap, HeaderName, HeaderValue, Request, Response},
         protocol::{CloseFrame, frame::coding::CloseCode},
     },
 };
 
-use crate::wait::{patience, within};
+use crate::{
+    certificates::trusting,
+    wait::{patience, within},
+};
 
 /// What comes on a WebSocket. Pings are answered by reading on; a client that does not read is a silent peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +62,10 @@ pub struct WsRefused {
 
 /// A handshake to be made.
 #[derive(Debug)]
-pub struct WsRequest(Request<()>);
+pub struct WsRequest {
+    request: Request<()>,
+    tls: Option<Arc<ClientConfig>>,
+}
 
 impl WsRequest {
     /// Adds a header.
@@ -57,7 +75,7 @@ impl WsRequest {
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         let name: HeaderName = name.parse().expect("a valid header name");
-        self.0.headers_mut().append(name, HeaderValue::from_str(value).expect("a valid header value"));
+        self.request.headers_mut().append(name, HeaderValue::from_str(value).expect("a valid header value"));
         self
     }
 
@@ -70,6 +88,22 @@ impl WsRequest {
         self.header("sec-websocket-protocol", &offered.join(", "))
     }
 
+    /// Speaks TLS, and takes certificates of this authority.
+    ///
+    /// # Panics
+    /// When the file holds none.
+    #[must_use]
+    pub fn trust(self, ca: &Path) -> Self {
+        self.tls(trusting(ca))
+    }
+
+    /// Speaks TLS as set there: a configuration that is used again resumes sessions.
+    #[must_use]
+    pub fn tls(mut self, config: Arc<ClientConfig>) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
     /// Makes the handshake.
     ///
     /// # Errors
@@ -78,7 +112,7 @@ impl WsRequest {
     /// # Panics
     /// When nothing happens within the patience of the tests.
     pub async fn connect(self) -> Result<WsClient, WsRefused> {
-        match within("a WebSocket handshake", connect_async(self.0)).await {
+        match within("a WebSocket handshake", self.shake_hands()).await {
             Ok((stream, response)) => Ok(WsClient { stream, headers: response.headers().clone() }),
             Err(Error::Http(response)) => Err(WsRefused {
                 status: response.status().as_u16(),
@@ -88,17 +122,64 @@ impl WsRequest {
             Err(error) => Err(WsRefused { status: 0, headers: HeaderMap::new(), body: format!("{error:?}") }),
         }
     }
+
+    async fn shake_hands(self) -> Result<(WebSocketStream<Wire>, Response<Option<Vec<u8>>>), Error> {
+        let uri = self.request.uri();
+        let host = uri.host().expect("the URL of a WebSocket has a host").trim_matches(['[', ']']).to_owned();
+        let socket = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(80))).await?;
+        let wire: Wire = match self.tls {
+            None => Wire(Box::new(socket)),
+            Some(config) => {
+                let name = ServerName::try_from(host).expect("a host's name");
+                Wire(Box::new(TlsConnector::from(config).connect(name, socket).await?))
+            }
+        };
+        client_async(self.request, wire).await
+    }
+}
+
+/// What a WebSocket runs over.
+trait Carrier: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Carrier for T {}
+
+struct Wire(Box<dyn Carrier>);
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wire")
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }
 
 /// A connected WebSocket.
 #[derive(Debug)]
 pub struct WsClient {
-    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    stream: WebSocketStream<Wire>,
     headers: HeaderMap,
 }
 
 impl WsClient {
-    /// Connects to `ws://…`; `http://…` is taken for the same.
+    /// Connects to `ws://…`; `http://…` is taken for the same. `wss://…` needs [`WsRequest::trust`].
     ///
     /// # Panics
     /// When it is refused.
@@ -114,7 +195,7 @@ impl WsClient {
     #[must_use]
     pub fn request(url: &str) -> WsRequest {
         let url = url.replacen("http", "ws", usize::from(url.starts_with("http")));
-        WsRequest(url.into_client_request().expect("a valid URL"))
+        WsRequest { request: url.into_client_request().expect("a valid URL"), tls: None }
     }
 
     /// The headers of the server's 101.

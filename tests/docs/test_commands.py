@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from conftest import BROKER, PATIENCE, ROOT
-from languages import environment
+from languages import environment, need
 
 BOOK = ROOT / "docs"
 
@@ -52,10 +52,22 @@ def test_a_curl_works_as_printed(page, line, broker, tmp_path):
     assert '"error"' not in done.stdout, f"{command}\n{done.stdout}"
 
 
+def with_certificate(text, folder):
+    """Exchanges the certificate and the key that a piece names for some that are there."""
+    pair = re.compile(r'^(certificate|key) = "/[^"]*"', re.MULTILINE)
+    if not pair.search(text):
+        return text
+    need("openssl")
+    out = {"certificate": folder / "tls.crt", "key": folder / "tls.key"}
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 30".split()
+    subprocess.run([*make, "-out", out["certificate"], "-keyout", out["key"]], check=True, stderr=subprocess.DEVNULL)
+    return pair.sub(lambda found: f'{found[1]} = "{out[found[1]]}"', text)
+
+
 @pytest.mark.parametrize("page, text", CONFIGURATION, ids=[f"{page}-{at}" for at, (page, _) in enumerate(CONFIGURATION)])
 def test_configuration_is_good(page, text, tmp_path):
     file = tmp_path / "clarion.toml"
-    file.write_text(text)
+    file.write_text(with_certificate(text, tmp_path))
     keys = {"CLARION_JWT_SECRET": "a secret of this test, and long enough", "CLARION_API_KEYS": "a key of this test"}
     done = subprocess.run(
         [BROKER, "config", "--check", "--config", file],

@@ -107,6 +107,14 @@ fn pinning(config: &Config, judge: &mut Judge<'_>) {
             "set --advertise to this node's address and port",
         );
     }
+    if config.pin == Pin::Relay && config.tls.is_on() {
+        judge.found(
+            "pin",
+            "relay",
+            "serve or redirect, since nodes reach each other's listeners by plain HTTP and tls is set",
+            "set pin to one of these; or remove tls.certificate and tls.key, and end TLS at a proxy before the nodes",
+        );
+    }
     if config.pin == Pin::Redirect && config.public_url.is_none() {
         judge.found(
             "pin",
@@ -167,6 +175,9 @@ fn tables(config: &Config, judge: &mut Judge<'_>) {
     for mistake in config.auth.mistakes() {
         judge.add(&format!("auth.{}", mistake.key), mistake.value, &mistake.expected, Some(&mistake.remedy));
     }
+    for mistake in config.tls.mistakes() {
+        judge.add(&format!("tls.{}", mistake.key), mistake.value, &mistake.expected, Some(&mistake.remedy));
+    }
     if let Err(error) = clarion_bus::check(&config.bus) {
         judge.add(error.key, Some(error.value), &error.expected, None);
     }
@@ -185,6 +196,7 @@ fn tables(config: &Config, judge: &mut Judge<'_>) {
 
 /// Says what works and may not be meant.
 pub(super) fn warn(config: &mut Config) {
+    warn_of_tls(config);
     let mut say = |text: &str| config.warnings.push(text.to_owned());
     if config.auth.is_development() && config.insecure {
         say("--insecure in development mode: everybody who reaches this node may hear and publish everything");
@@ -202,5 +214,21 @@ pub(super) fn warn(config: &mut Config) {
         url.scheme() == "http" && !matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
     }) {
         say("auth.jwks_url is not https: whoever sits on the way to it can make tokens");
+    }
+}
+
+fn warn_of_tls(config: &mut Config) {
+    if !config.tls.is_on() {
+        return;
+    }
+    config.warnings.extend(config.tls.warnings());
+    if config.public_url.as_ref().is_some_and(|url| url.expose().scheme() == "http") {
+        let text =
+            "public_url begins with http:// and tls is set: clients that are sent there are refused; say https://";
+        config.warnings.push(text.to_owned());
+    }
+    if config.advertise.is_some() {
+        let text = "advertise is not passed on while tls is set: other nodes serve this node's users themselves";
+        config.warnings.push(text.to_owned());
     }
 }

@@ -10,7 +10,7 @@ use serde::{
 use super::{Config, Limits, Log};
 use crate::{
     auth::{self, Namespace},
-    drain, ingress, members, probe,
+    drain, ingress, members, probe, tls,
 };
 
 /// Short names of variables, fixed for good beside the regular ones.
@@ -29,6 +29,7 @@ const SECRET: [&str; 3] = ["auth.jwt_secret", "auth.api_keys", "bus.password"];
 pub(super) fn all() -> Vec<String> {
     let tables = [
         ("log", fields::<Log>()),
+        ("tls", fields::<tls::Config>()),
         ("bus", fields::<BusConfig>()),
         ("auth", fields::<auth::Config>()),
         ("limits", fields::<Limits>()),

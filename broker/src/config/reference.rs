@@ -23,8 +23,9 @@ commas in a variable. `clarion-broker config --schema` prints the same for edito
 ";
 
 /// The settings of one table: its name and what it is for.
-const TABLES: [(&str, &str); 9] = [
+const TABLES: [(&str, &str); 10] = [
     ("log", "What is logged, and how."),
+    ("tls", "TLS towards clients: [Security](../security.md#tls)."),
     ("bus", "Which bus, and how it is reached."),
     ("auth", "Tokens, keys and origins: [Security](../security.md)."),
     (

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use clarion_testkit::Certificates;
 use tempfile::NamedTempFile;
 
 use super::*;
@@ -319,4 +320,58 @@ fn the_effective_configuration_is_one_again_and_hides_its_secrets() {
     }
     let again = good(&printed, &[]);
     assert_eq!(again.to_toml(), printed);
+}
+
+#[test]
+fn tls_needs_two_files_that_belong_together() {
+    let certificates = Certificates::generate();
+    let at = |name: &str| certificates.path(name).display().to_string();
+    let (pem, key) = (at("server.pem"), at("server.key"));
+    let both = |certificate: &str, key: &str| {
+        [("CLARION_TLS_CERTIFICATE", certificate.to_owned()), ("CLARION_TLS_KEY", key.to_owned())]
+    };
+    let load = |set: &[(&str, String)]| {
+        let set: Vec<_> = set.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        mistake("", &set)
+    };
+    let config = good("", &both(&pem, &key).each_ref().map(|(name, value)| (*name, value.as_str())));
+    assert!(config.tls.is_on() && config.warnings.is_empty(), "{:?}", config.warnings);
+    fs::write(at("locked.key"), "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")
+        .unwrap();
+    fs::write(at("empty.pem"), "").unwrap();
+    fs::write(at("broken.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    for (set, told) in [
+        (&both(&pem, &key)[..1], "tls.key\n    expected: a file, since tls.certificate is set"),
+        (&both(&pem, &key)[1..], "tls.certificate\n    expected: a file, since tls.key is set"),
+        (&both(&at("nowhere.pem"), &key), "No such file"),
+        (&both(&at("empty.pem"), &key), "there is none in it"),
+        (&both(&key, &pem), "there is none in it"),
+        (&both(&at("broken.pem"), &key), "an X.509 certificate"),
+        (&both(&pem, &at("empty.pem")), "there is none in it"),
+        (&both(&pem, &at("locked.key")), "openssl pkey"),
+        (&both(&pem, &at("client.key")), "it is that of another"),
+    ] {
+        let text = load(set);
+        assert!(text.contains(told), "{told}: {text}");
+        assert!(text.contains("remedy: ") && !text.contains("BEGIN PRIVATE KEY-----\nM"), "{text}");
+    }
+}
+
+#[test]
+fn tls_that_clients_will_not_like_is_a_warning() {
+    let certificates = Certificates::generate();
+    certificates.issue_server("old", 2010..=2015);
+    certificates.issue_server("early", 3010..=3015);
+    let warnings = |who: &str, more: &str| {
+        let path = |end: &str| certificates.path(&format!("{who}.{end}")).display().to_string();
+        good(&format!("{more}\n[tls]\ncertificate = {:?}\nkey = {:?}", path("pem"), path("key")), &[]).warnings
+    };
+    assert!(warnings("old", "")[0].contains("expired"));
+    assert!(warnings("early", "")[0].contains("not valid yet"));
+    assert!(warnings("server", "public_url = 'http://n1.example.org'")[0].contains("https://"));
+    assert!(warnings("server", "advertise = '10.0.0.1:8000'")[0].contains("advertise"));
+    let (pem, key) = (certificates.server_cert(), certificates.server_key());
+    let relay = format!("advertise = '10.0.0.1:8000'\npin = 'relay'\n[tls]\ncertificate = {pem:?}\nkey = {key:?}");
+    assert!(mistake(&relay, &[]).contains("serve or redirect"));
+    assert!(mistake("[tls]\nreload = '1ms'", &[]).contains("100ms to 1h"));
 }

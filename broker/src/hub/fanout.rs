@@ -6,7 +6,7 @@ use clarion_protocol::{CloseCode, dialect::Dialect};
 use super::{
     batch::Delivered,
     clock::Time,
-    record::{Key, Record, Transport},
+    record::{Key, Record},
     shard::{Shard, bit},
     table::{DIALECTS, Member},
 };
@@ -159,10 +159,8 @@ impl<H: super::Handler> Shard<H> {
 /// Gives one member a run: straight to its socket, and to its outbox what the socket does not take.
 fn hand(record: &mut Record, member: Member, run: &mut Run, bound: usize) -> Handed {
     let mut written = 0;
-    if record.outbox.is_none()
-        && let Transport::Tcp(_) = record.transport
-    {
-        match record.transport.write(run.bytes()) {
+    if record.outbox.is_none() && record.transport.is_socket() {
+        match record.write(run.bytes()) {
             Ok(taken) if taken == run.bytes().len() => return Handed::Yes,
             Ok(taken) => written = taken,
             Err(_) => return Handed::Doomed(Doom::Lost),

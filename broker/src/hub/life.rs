@@ -24,6 +24,7 @@ use super::{
 use crate::{
     connection::{Beat, Connection, NEVER, Phase, Pulse, Tick},
     frame::{Opcode, encode},
+    tls::Session,
 };
 
 /// What an event stream carries when nothing else goes by.
@@ -71,7 +72,13 @@ impl<H: Handler> Shard<H> {
     }
 
     /// Gives a registered connection its socket.
-    pub(super) fn attach(&mut self, key: Key, socket: std::net::TcpStream, read_ahead: &[u8]) {
+    pub(super) fn attach(
+        &mut self,
+        key: Key,
+        socket: std::net::TcpStream,
+        session: Option<Box<Session>>,
+        read_ahead: &[u8],
+    ) {
         let mut socket = TcpStream::from_std(socket);
         // Registered once for both directions: the edge of writability only comes after a write that would have blocked,
         // so a client that keeps up causes none, and no call is made when one falls behind or catches up.
@@ -82,7 +89,8 @@ impl<H: Handler> Shard<H> {
         let Some(record) = self.record(key).filter(|record| matches!(record.transport, Transport::Waiting)) else {
             return;
         };
-        record.transport = Transport::Tcp(socket);
+        record.transport = Transport::of(socket, session);
+        record.mind();
         record.pulse.heard = now;
         if record.is_open() {
             let connection = &record.cold.connection;
@@ -99,6 +107,10 @@ impl<H: Handler> Shard<H> {
         self.flush(key);
         if !read_ahead.is_empty() {
             self.take_in(key, &mut read_ahead.to_vec());
+        }
+        if self.record(key).is_some_and(|record| record.transport.is_tls()) {
+            // What the session decrypted before it came here is in no socket, so no event would tell of it.
+            self.read(key, true);
         }
     }
 
@@ -129,6 +141,7 @@ impl<H: Handler> Shard<H> {
                 record.pulse.next = patience;
                 self.wheel.schedule(key.index, patience);
             } else {
+                record.end();
                 self.remove(key, None);
             }
             return;
@@ -140,14 +153,14 @@ impl<H: Handler> Shard<H> {
         }
         match &record.transport {
             Transport::Waiting => return self.remove(key, Some(End::Handshake)),
-            Transport::Tcp(_) if record.cold.connection.is_stream() => {
+            Transport::Tcp(_) | Transport::Tls(_) if record.cold.connection.is_stream() => {
                 record.pulse.next = now + settings.comments;
                 // What waits says as well that the stream lives, once it gets through.
                 if record.outbox.is_none() {
                     self.say(key, Bytes::from_static(COMMENT));
                 }
             }
-            Transport::Tcp(_) => {
+            Transport::Tcp(_) | Transport::Tls(_) => {
                 if record.paused {
                     // It cannot be heard while nothing is read from it.
                     record.pulse.heard = now;
@@ -173,16 +186,14 @@ impl<H: Handler> Shard<H> {
             && let Some(outbox) = &mut record.outbox
         {
             outbox.shed();
-            if outbox.is_empty() {
-                record.outbox = None;
-            }
+            record.tidy();
         }
         let (paused, retry_within) = (record.paused, self.common.settings.retry_within);
         self.part(key, Phase::Closing, End::Said(code));
         let Some(record) = self.record(key) else { return };
         let last_words = last_words(&record.cold.connection, code, retry_within);
         match &record.transport {
-            Transport::Tcp(_) => {
+            Transport::Tcp(_) | Transport::Tls(_) => {
                 self.say(key, last_words);
                 if paused {
                     self.unread.push(key);

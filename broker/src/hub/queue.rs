@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::{Open, Ticket, batch::Batch, clock::Time, record::Key};
+use crate::tls::Session;
 
 /// One thing for a shard to deal with.
 pub(super) enum Item {
@@ -25,7 +26,7 @@ pub(super) enum Item {
 /// What a shard is asked to do. There are never more of them than a few per connection, so only deliveries need a bound.
 pub(super) enum Command {
     Open(Box<Open>, oneshot::Sender<Ticket>),
-    Attach(Key, std::net::TcpStream, Bytes),
+    Attach(Key, std::net::TcpStream, Option<Box<Session>>, Bytes),
     /// The handshake was given up.
     Gone(Key),
     Resume(Key),

@@ -236,7 +236,7 @@ impl<H: Handler> Shard<H> {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Open(open, reply) => self.open(*open, reply),
-            Command::Attach(key, socket, read_ahead) => self.attach(key, socket, &read_ahead),
+            Command::Attach(key, socket, session, read_ahead) => self.attach(key, socket, session, &read_ahead),
             Command::Gone(key) => self.remove(key, Some(End::Handshake)),
             Command::Resume(key) => self.resume(key),
             Command::Close(key, code) => {

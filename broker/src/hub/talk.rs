@@ -52,7 +52,7 @@ impl<H: Handler> Shard<H> {
     }
 
     /// Reads what there is, up to a number of reads. `to_the_end`: a short read does not mean that nothing is left.
-    fn read(&mut self, key: Key, to_the_end: bool) {
+    pub(super) fn read(&mut self, key: Key, to_the_end: bool) {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut again = false;
         for _ in 0..READS {
@@ -71,7 +71,8 @@ impl<H: Handler> Shard<H> {
     fn read_once(&mut self, key: Key, buffer: &mut [u8], to_the_end: bool) -> bool {
         let now = self.now;
         let Some(record) = self.record(key).filter(|record| !record.paused) else { return false };
-        match record.transport.read(buffer) {
+        let to_the_end = to_the_end || record.transport.is_tls();
+        match record.read(buffer) {
             Ok(0) if record.cold.connection.is_stream() => {
                 // Hanging up is the only goodbye that it has.
                 self.remove(key, Some(End::Client));
@@ -220,14 +221,21 @@ impl<H: Handler> Shard<H> {
     /// Ends a connection whose last words were written; a stream's client sees the end, and hangs up.
     fn settle(&mut self, key: Key) {
         let Some(record) = self.record(key).filter(|record| record.outbox.is_none()) else { return };
-        match (record.phase, &record.transport) {
-            (Phase::Leaving, Transport::Tcp(_)) => self.remove(key, None),
-            // It may still be sending: closing now would answer that with a reset, and the goodbye would be lost.
-            (Phase::Failed, Transport::Tcp(socket)) => drop(socket.shutdown(Shutdown::Write)),
-            (Phase::Closing, Transport::Tcp(socket)) if record.cold.connection.is_stream() => {
-                drop(socket.shutdown(Shutdown::Write));
-            }
-            _ => {}
+        let is_last = match record.phase {
+            Phase::Open => false,
+            Phase::Closing => record.cold.connection.is_stream(),
+            Phase::Leaving | Phase::Failed => true,
+        };
+        if !is_last || !record.end() {
+            return;
+        }
+        // Whoever broke a rule may still be sending: closing now would answer that with a reset, and the goodbye would be lost.
+        let close_at_once = record.phase == Phase::Leaving;
+        match &record.transport {
+            Transport::Waiting => {}
+            Transport::Tcp(_) | Transport::Tls(_) if close_at_once => self.remove(key, None),
+            Transport::Tcp(socket) => drop(socket.shutdown(Shutdown::Write)),
+            Transport::Tls(tls) => drop(tls.socket.shutdown(Shutdown::Write)),
         }
     }
 

@@ -135,7 +135,7 @@ mod tests {
         let ticket = hub.open(open).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        ticket.attach(listener.accept().await.unwrap().0.into_std().unwrap(), Bytes::new());
+        ticket.attach(listener.accept().await.unwrap().0.into_std().unwrap(), None, Bytes::new());
         let mut batch = vec![internal("one"), to_channel("first"), internal("two"), to_channel("second")];
         deliverer.deliver(&mut batch).await;
         assert!(batch.is_empty());

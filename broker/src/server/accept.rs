@@ -35,6 +35,7 @@ use crate::{
     admission::{Admission, TooMany},
     answer::{self, Problem},
     node::AcceptMetrics,
+    tls::{self, Carrier},
 };
 
 /// The pause after the first failed accept, and the longest: without one, a node out of file descriptors would spin.
@@ -47,6 +48,8 @@ const HEAD_BYTES: usize = 64 * 1024;
 pub(super) struct Acceptor {
     /// The routes.
     pub(super) routes: Router,
+    /// TLS, where it is spoken.
+    pub(super) tls: Option<Arc<tls::Server>>,
     /// Whether the next connection is one too many for this moment; the admin listener knows no limit.
     pub(super) admission: Option<Arc<Admission>>,
     /// How long a request's head may take, and how long a connection may rest between requests.
@@ -102,7 +105,23 @@ impl Acceptor {
         // A message must not wait for the next one to fill a packet. Failing is a connection that is gone already.
         let _ = socket.set_nodelay(true);
         self.cut_when_stalled(&socket);
-        self.reins.connections.spawn(self.clone().serve(socket, peer, busy));
+        match &self.tls {
+            None => drop(self.reins.connections.spawn(self.clone().serve(socket, peer, busy))),
+            // A handshake costs more than all that follows it: whoever is one too many is hung up on instead.
+            Some(_) if busy.is_some() => {}
+            Some(tls) => drop(self.reins.connections.spawn(self.clone().serve_tls(tls.clone(), socket, peer))),
+        }
+    }
+
+    /// One connection's handshake, and then its HTTP. Who leaves does not wait for handshakes.
+    async fn serve_tls(self: Arc<Self>, tls: Arc<tls::Server>, socket: TcpStream, peer: SocketAddr) {
+        let stream = tokio::select! {
+            stream = tls.accept(socket) => stream,
+            () = self.reins.finish.cancelled() => None,
+        };
+        if let Some(stream) = stream {
+            self.serve(stream, peer, None).await;
+        }
     }
 
     /// Has the kernel cut a connection whose peer takes nothing or is gone. For WebSockets pings find that out; an event
@@ -117,7 +136,7 @@ impl Acceptor {
     }
 
     /// One connection's HTTP, until it is closed or its socket leaves.
-    async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, busy: Option<TooMany>) {
+    async fn serve(self: Arc<Self>, socket: impl Carrier, peer: SocketAddr, busy: Option<TooMany>) {
         let (routes, exit) = (self.routes.clone(), Exit::default());
         let service = service_fn(|request| answer(routes.clone(), request, peer, busy, exit.clone()));
         let mut connection = http1::Builder::new()
@@ -153,7 +172,7 @@ impl Acceptor {
     }
 
     /// Gives a socket to its shard. One whose client takes nothing is closed.
-    async fn let_go(&self, leaving: Leaving, socket: TcpStream, read_ahead: Bytes) {
+    async fn let_go(&self, leaving: Leaving, socket: impl Carrier, read_ahead: Bytes) {
         match time::timeout(self.head_timeout, leaving.go(socket, read_ahead)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "a socket was gone before its shard had it"),

@@ -21,9 +21,9 @@ use http::{
 };
 use hyper::rt::{Read, ReadBufCursor, Write};
 use parking_lot::Mutex;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::io::AsyncWriteExt as _;
 
-use crate::{doors::hand_over::HandOver, hub::Ticket};
+use crate::{doors::hand_over::HandOver, hub::Ticket, tls::Carrier};
 
 /// One connection's way out. Cheap to clone.
 #[derive(Clone, Default)]
@@ -74,9 +74,10 @@ impl Leaving {
     /// Says the opening and gives the socket to the shard, with what was read from it beyond the request.
     ///
     /// Whoever drops this, as a client that takes nothing makes its caller do, closes the connection.
-    pub(super) async fn go(self, mut socket: TcpStream, read_ahead: Bytes) -> io::Result<()> {
+    pub(super) async fn go(self, mut socket: impl Carrier, read_ahead: Bytes) -> io::Result<()> {
         socket.write_all(&self.opening).await?;
-        self.ticket.attach(socket.into_std()?, read_ahead);
+        let (socket, session) = socket.into_parts()?;
+        self.ticket.attach(socket, session, read_ahead);
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod limits;
 mod pinning;
 mod publishing;
 mod slow;
+mod tls;
 
 use std::io::Write as _;
 

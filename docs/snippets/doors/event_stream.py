@@ -1,34 +1,34 @@
-# pip install requests
+import http.client
 import os
 import random
 import time
+import urllib.error
+import urllib.request
 
-import requests
 
-
-def messages(url, headers):
+def messages(url, token=None):
     """The payload of each event, for ever; comes back by itself."""
+    request = urllib.request.Request(url, headers={"Accept": "text/event-stream"})
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
     while True:
         try:
-            with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
-                answer.raise_for_status()
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 lines = []
-                for line in answer.iter_lines(chunk_size=None, decode_unicode=False):
-                    field, _, value = line.partition(b":")
-                    if field == b"data":
-                        lines.append(value.removeprefix(b" ").decode())
+                for line in answer:
+                    line = line.rstrip(b"\r\n")
+                    if line.startswith(b"data:"):
+                        lines.append(line[5:].removeprefix(b" ").decode())
                     elif not line and lines:  # an empty line ends an event
                         yield "\n".join(lines)
                         lines = []
-        except requests.HTTPError:  # 401, 403, 404: for good
+        except urllib.error.HTTPError:  # 401, 403, 404: for good
             raise
-        except requests.RequestException:
+        except (OSError, http.client.HTTPException):
             pass
         time.sleep(random.uniform(0, 5))
 
 
-headers = {"Accept": "text/event-stream"}
-if token := os.environ.get("CLARION_TOKEN"):
-    headers["Authorization"] = f"Bearer {token}"
-for message in messages(os.environ["CLARION_URL"] + "/news", headers):  # http://127.0.0.1:8000
+url = os.environ["CLARION_URL"] + "/news"  # http://127.0.0.1:8000
+for message in messages(url, os.environ.get("CLARION_TOKEN")):
     print(message, flush=True)

@@ -142,6 +142,15 @@ impl Scenario {
 }
 
 impl Common {
+    /// The authorities that subscribers trust, where they speak TLS.
+    pub(crate) fn authorities(&self) -> Result<Option<String>> {
+        let Some(path) = &self.tls_ca else { return Ok(None) };
+        let wrong = |why: String| Failure::usage(format!("--tls-ca {}: {why}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        crate::engine::stream::trusting(&text).map_err(wrong)?;
+        Ok(Some(text))
+    }
+
     /// The addresses that load goes to, all of this machine unless somebody takes responsibility.
     pub(crate) fn targets(&self) -> Result<Vec<SocketAddr>> {
         self.target.iter().map(|target| self.resolve(target)).collect()

@@ -1,9 +1,10 @@
 //! Connections that are due, and those that come back.
 
-use std::{io::ErrorKind, time::Duration};
+use std::{io::ErrorKind, sync::Arc, time::Duration};
 
 use jsonwebtoken::EncodingKey;
 use mio::Registry;
+use rustls::ClientConfig;
 
 use crate::{
     audit::Subscriber,
@@ -13,6 +14,7 @@ use crate::{
     engine::{
         connection::{Connection, Phase},
         opening,
+        stream::Stream,
         subscribers::{Subscribers, count, reason},
     },
     stamp::Scan,
@@ -25,7 +27,7 @@ const PAUSES: u64 = 20;
 
 impl Subscribers {
     /// Begins to open the connections of a plan, in addition to those there are.
-    pub(super) fn open(&mut self, plan: OpenPlan) {
+    pub(super) fn open(&mut self, plan: OpenPlan, tls: Option<Arc<ClientConfig>>) {
         let now = Time::now();
         let mut chooser = Chooser::new(&plan.channels, u64::from(plan.first));
         let first = self.connections.len();
@@ -50,6 +52,7 @@ impl Subscribers {
         self.opening.deadline = now + plan.patience;
         self.opening.awaited = true;
         self.key = plan.secret.as_ref().map(|secret| EncodingKey::from_secret(secret.as_bytes()));
+        self.tls = tls;
         self.plan = Some(plan);
     }
 
@@ -114,16 +117,17 @@ impl Subscribers {
         connection.phase = Phase::Asking;
         connection.scan = Scan::default();
         self.pending += 1;
-        let outcome = opening::connect(plan, target, index, connection.stalled).and_then(|mut stream| {
+        let outcome = opening::connect(plan, target, index, connection.stalled).and_then(|socket| {
+            let mut stream = Stream::new(socket, target, self.tls.as_ref())?;
             let number = plan.first + index as u32;
             let request = opening::request(plan, target, connection.channel, number, self.key.as_ref());
             // On loopback a connection often stands before `connect` returns.
-            connection.silent = match opening::send(&stream, &request) {
+            connection.silent = match stream.send(&request) {
                 Ok(()) => false,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => true,
                 Err(error) => return Err(error),
             };
-            opening::register(registry, &mut stream, index, connection.silent)?;
+            opening::register(registry, stream.socket(), index, connection.silent)?;
             connection.stream = Some(stream);
             Ok(())
         });
@@ -136,11 +140,11 @@ impl Subscribers {
     pub(super) fn ask(&mut self, index: usize) {
         let plan = self.plan.as_ref().expect("only what was planned is opened");
         let connection = &mut self.connections[index];
-        let Some(stream) = &connection.stream else { return };
-        let target = stream.peer_addr().unwrap_or(plan.targets[0]);
+        let Some(stream) = &mut connection.stream else { return };
+        let target = stream.socket().peer_addr().unwrap_or(plan.targets[0]);
         let number = plan.first + index as u32;
         let request = opening::request(plan, target, connection.channel, number, self.key.as_ref());
-        match opening::send(stream, &request) {
+        match stream.send(&request) {
             Ok(()) => connection.silent = false,
             Err(error) => self.fail(index, &reason(&error)),
         }

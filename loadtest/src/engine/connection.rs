@@ -1,11 +1,10 @@
 //! One subscriber and its socket.
 
-use mio::net::TcpStream;
-
 use crate::{
     audit::{Audit, Subscriber},
     channels::BROADCAST,
     clock::Time,
+    engine::stream::Stream,
     latency::Latency,
     stamp::Scan,
     wire::{Broken, Heard, Wire, write_frame},
@@ -30,7 +29,7 @@ pub(super) enum Phase {
 /// What is kept for a connection: this is what one costs the generator, beside its socket.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) stream: Option<TcpStream>,
+    pub(super) stream: Option<Stream>,
     pub(super) wire: Wire,
     pub(super) scan: Scan,
     pub(super) subscriber: Subscriber,

@@ -52,7 +52,7 @@ impl Subscribers {
             mqtt::subscribe(&opening::fill(topic, plan, connection.channel, number, ""), &mut packets);
             write_frame(2, &packets, &mut self.reply);
         }
-        let sent = connection.stream.as_ref().map(|stream| opening::send(stream, &self.reply));
+        let sent = connection.stream.as_mut().map(|stream| stream.send(&self.reply));
         if let (false, Some(Err(error))) = (self.reply.is_empty(), sent) {
             self.reply.clear();
             return self.fail(index, &reason(&error));
@@ -98,7 +98,7 @@ impl Subscribers {
             && let Some(stream) = &mut connection.stream
         {
             // Where it is refused, it is told in vain.
-            let _ = registry.reregister(stream, Token(index), Interest::WRITABLE);
+            let _ = registry.reregister(stream.socket(), Token(index), Interest::WRITABLE);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, Write},
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -145,15 +145,6 @@ fn token(user: u32, key: &EncodingKey) -> String {
     let expires = Time::now().0 / 1_000_000_000 + 24 * 3600;
     let claims = json!({ "sub": user.to_string(), "exp": expires });
     jsonwebtoken::encode(&Header::default(), &claims, key).expect("a key for HS256 signs with HS256")
-}
-
-/// Sends all or nothing: what a client has to say fits any empty send buffer.
-pub(super) fn send(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
-    match stream.write(bytes) {
-        Ok(length) if length == bytes.len() => Ok(()),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::WriteZero, "the server does not read")),
-        Err(error) => Err(error),
-    }
 }
 
 /// Registers a socket, for writing as well while its request is not sent.

@@ -3,11 +3,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io::{self, Read},
+    sync::Arc,
     time::Duration,
 };
 
 use jsonwebtoken::EncodingKey;
 use mio::{Registry, event::Event as Readiness};
+use rustls::ClientConfig;
 
 use crate::{
     audit::{Audit, Subscriber},
@@ -16,7 +18,7 @@ use crate::{
     control::{Door, OpenPlan, WorkerReport},
     engine::{
         connection::{Connection, Counts, Ear, Phase},
-        opening::{self, Opening},
+        opening::Opening,
     },
     latency::{Latency, Sparse},
     wire::{KEY, accept_of, write_frame},
@@ -29,6 +31,7 @@ const READ: usize = 256 * 1024;
 pub(super) struct Subscribers {
     pub(super) plan: Option<OpenPlan>,
     pub(super) key: Option<EncodingKey>,
+    pub(super) tls: Option<Arc<ClientConfig>>,
     pub(super) accept: String,
     pub(super) connections: Vec<Connection>,
     pub(super) opening: Opening,
@@ -60,6 +63,7 @@ impl Default for Subscribers {
         Self {
             plan: None,
             key: None,
+            tls: None,
             accept: accept_of(KEY),
             connections: Vec::new(),
             opening: Opening::default(),
@@ -106,9 +110,9 @@ impl Subscribers {
     /// Serves a socket that has something.
     pub(super) fn ready(&mut self, index: usize, readiness: &Readiness, registry: &Registry) {
         let connection = &mut self.connections[index];
-        let Some(stream) = &connection.stream else { return };
+        let Some(stream) = &mut connection.stream else { return };
         if connection.silent {
-            if let Ok(Some(error)) = stream.take_error() {
+            if let Ok(Some(error)) = stream.socket().take_error() {
                 return self.fail(index, &reason(&error));
             }
             if readiness.is_writable() {
@@ -130,7 +134,8 @@ impl Subscribers {
     fn read(&mut self, index: usize, to_the_end: bool, registry: &Registry) {
         // The buffer is lent out so that the rest of `self` can be used beside it.
         let mut buffer = std::mem::take(&mut self.buffer);
-        while let Some(mut stream) = self.connections[index].stream.as_ref() {
+        while let Some(stream) = self.connections[index].stream.as_mut() {
+            let to_the_end = to_the_end || stream.is_tls();
             match stream.read(&mut buffer) {
                 Ok(0) => self.end(index, "ended without a goodbye"),
                 Ok(length) => {
@@ -186,7 +191,7 @@ impl Subscribers {
         let closed = ear.closed;
         if !self.reply.is_empty() {
             // One that does not take a pong is noticed when the server hangs up.
-            let _ = connection.stream.as_ref().map(|stream| opening::send(stream, &self.reply));
+            let _ = connection.stream.as_mut().map(|stream| stream.send(&self.reply));
             self.reply.clear();
         }
         match (outcome, closed) {
@@ -228,13 +233,13 @@ impl Subscribers {
     /// Closes as a client does who means it; who only vanishes is aborted.
     fn say_goodbye(&mut self, index: usize) {
         let frames = self.plan.as_ref().is_some_and(|plan| plan.door == Door::WebSocket);
-        if let Some(stream) = self.connections[index].stream.take()
+        if let Some(mut stream) = self.connections[index].stream.take()
             && frames
         {
             let mut goodbye = Vec::new();
             write_frame(8, &1000_u16.to_be_bytes(), &mut goodbye);
             // A server that does not take it sees the end of the stream all the same.
-            let _ = opening::send(&stream, &goodbye);
+            let _ = stream.send(&goodbye);
         }
     }
 
@@ -345,9 +350,9 @@ impl Subscribers {
 
 /// Closes with a reset, which leaves no port waiting: thousands of them would soon be all there are.
 fn abort(connection: &mut Connection) {
-    if let Some(stream) = connection.stream.take() {
+    if let Some(mut stream) = connection.stream.take() {
         // Where it cannot be set, the port waits for its minute.
-        let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(&*stream.socket()).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -366,6 +371,8 @@ pub(super) fn reason(error: &io::Error) -> String {
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => {
             "no source port is free: widen net.ipv4.ip_local_port_range".to_owned()
         }
+        // What TLS says is worth more than its kind.
+        io::ErrorKind::InvalidData => error.to_string(),
         _ if error.raw_os_error() == Some(EMFILE) => {
             "no descriptor is free: raise `ulimit -n` or use more --workers".to_owned()
         }

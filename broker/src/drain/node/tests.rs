@@ -90,7 +90,7 @@ async fn a_node_leaves_and_loses_nobody() {
         let open = opening(&node, &token).await;
         let ticket = node.hub.open(open).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        ticket.attach(listener.accept().await.unwrap().0.into_std().unwrap(), Bytes::new());
+        ticket.attach(listener.accept().await.unwrap().0.into_std().unwrap(), None, Bytes::new());
         streams.push(read(client));
     }
     let late = opening(&node, &token).await;

@@ -118,7 +118,7 @@ async fn what_comes_between_open_and_attach_arrives() {
     it.say("a", "one").await;
     let (mut client, server) = it.pair(None);
     it.say("a", "two").await;
-    ticket.attach(server, masked(0x81, b"ping").into());
+    ticket.attach(server, None, masked(0x81, b"ping").into());
     it.say("a", "three").await;
     let mut heard: Vec<_> = (0..4).map(|_| client.text()).collect();
     let pong = heard.iter().position(|text| text == "pong").expect("what was read ahead is answered");

@@ -60,7 +60,7 @@ async fn a_ticket_expires() {
     eventually("it expired", || it.hub.connections() == 0 && it.leases() == 0).await;
     assert_eq!(it.metric("clarion_closes_total{code=\"handshake\"}"), 1.0);
     let (mut client, server) = it.pair(None);
-    ticket.attach(server, Bytes::new());
+    ticket.attach(server, None, Bytes::new());
     assert_eq!(client.frame(), None);
     it.stop().await;
 }

@@ -23,7 +23,7 @@ async fn stream(it: &Fixture, dialect: Dialect, interests: &[&str], slow: SlowPo
 async fn narrow(it: &Fixture, slow: SlowPolicy) -> Stream {
     let ticket = it.hub.open(it.wish(Dialect::Event, &["a"], slow)).await.unwrap();
     let (client, server) = it.pair(Some(4096));
-    ticket.attach(server, Bytes::new());
+    ticket.attach(server, None, Bytes::new());
     Stream(client.socket)
 }
 
@@ -80,7 +80,7 @@ async fn what_comes_before_the_socket_is_kept() {
     let ticket = it.hub.open(it.wish(Dialect::Event, &["a"], SlowPolicy::Disconnect)).await.unwrap();
     it.say("a", "early").await;
     let (client, server) = it.pair(None);
-    ticket.attach(server, Bytes::from_static(b"GET /next HTTP/1.1\r\n\r\n"));
+    ticket.attach(server, None, Bytes::from_static(b"GET /next HTTP/1.1\r\n\r\n"));
     it.say("a", "late").await;
     assert_eq!(Stream(client.socket).until("late\n\n"), "data: early\n\ndata: late\n\n");
     it.stop().await;
@@ -194,7 +194,7 @@ async fn one_that_ends_before_it_has_its_socket_is_told_all_the_same() {
     it.say("a", "early").await;
     it.hub.close_some(1, CloseCode::Restart);
     let (client, server) = it.pair(None);
-    ticket.attach(server, Bytes::new());
+    ticket.attach(server, None, Bytes::new());
     let all = Stream(client.socket).rest();
     assert!(all.strip_prefix("data: early\n\n").is_some_and(is_retry), "{all:?}");
     it.stop().await;

@@ -114,14 +114,14 @@ impl Fixture {
     pub(super) async fn narrow(&self, interests: &[&str], slow: SlowPolicy) -> Client {
         let ticket = self.hub.open(self.wish(Dialect::Plain, interests, slow)).await.unwrap();
         let (client, server) = self.pair(Some(4096));
-        ticket.attach(server, Bytes::new());
+        ticket.attach(server, None, Bytes::new());
         client
     }
 
     pub(super) async fn connect(&self, open: Open) -> Client {
         let ticket = self.hub.open(open).await.unwrap();
         let (client, server) = self.pair(None);
-        ticket.attach(server, Bytes::new());
+        ticket.attach(server, None, Bytes::new());
         client
     }
 
