@@ -181,6 +181,14 @@ def broker(start):
     return broker
 
 
+def make_certificate(folder):
+    """A certificate for localhost that nobody vouches for, and its key: two files."""
+    certificate, key = folder / "tls.crt", folder / "tls.key"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 30".split()
+    subprocess.run([*make, "-out", certificate, "-keyout", key], check=True, stderr=subprocess.DEVNULL)
+    return certificate, key
+
+
 def listening(line):
     try:
         record = json.loads(line)

@@ -8,7 +8,7 @@ import urllib.request
 
 import websockets
 import yaml
-from conftest import PATIENCE, ROOT, eventually, token
+from conftest import PATIENCE, ROOT, eventually, make_certificate, token
 from rendered import DEPLOY
 
 MONITORING = DEPLOY / "k8s/components/monitoring"
@@ -143,10 +143,11 @@ def asked_for(query):
     return [(name, set(re.findall(r"(\w+)[=!]~?\"", labels))) for name, labels in found]
 
 
-def test_all_that_is_asked_for_is_exported(redis_url, broker):
+def test_all_that_is_asked_for_is_exported(redis_url, broker, tmp_path):
     nodes = [broker("--bus", redis_url, CLARION_LIMITS_PER_USER="1") for _ in range(2)]
     asyncio.run(live(nodes))
-    series = exported(nodes[0])
+    certificate, key = make_certificate(tmp_path)
+    series = exported(broker(CLARION_TLS_CERTIFICATE=certificate, CLARION_TLS_KEY=key)) | exported(nodes[0])
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     labels = {label for own in series.values() for label in own} | TARGET_LABELS
 

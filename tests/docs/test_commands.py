@@ -4,8 +4,8 @@ import re
 import subprocess
 
 import pytest
-from conftest import BROKER, PATIENCE, ROOT
-from languages import environment, need
+from conftest import BROKER, PATIENCE, ROOT, make_certificate
+from languages import environment
 
 BOOK = ROOT / "docs"
 
@@ -57,10 +57,7 @@ def with_certificate(text, folder):
     pair = re.compile(r'^(certificate|key) = "/[^"]*"', re.MULTILINE)
     if not pair.search(text):
         return text
-    need("openssl")
-    out = {"certificate": folder / "tls.crt", "key": folder / "tls.key"}
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 30".split()
-    subprocess.run([*make, "-out", out["certificate"], "-keyout", out["key"]], check=True, stderr=subprocess.DEVNULL)
+    out = dict(zip(["certificate", "key"], make_certificate(folder)))
     return pair.sub(lambda found: f'{found[1]} = "{out[found[1]]}"', text)
 
 
