@@ -38,8 +38,9 @@ def impossible():
 
 
 def local(*arguments, **options):
-    """Runs deploy/local to its end."""
-    return subprocess.run([LOCAL, *map(str, arguments)], capture_output=True, text=True, check=False, **options)
+    """Runs deploy/local to its end; a roll takes three nodes' drains."""
+    command = [LOCAL, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=6 * PATIENCE, **options)
 
 
 def take_leftovers_away():
@@ -104,7 +105,7 @@ class Cluster:
 async def publisher(cluster):
     """Publishes as any backend would: with a client of the bus."""
     if cluster.bus == "redis":
-        client = redis.Redis.from_url(cluster.bus_url)
+        client = redis.Redis.from_url(cluster.bus_url, socket_timeout=PATIENCE)
         yield lambda channel, text: asyncio.to_thread(client.publish, f"clarion:{channel}", text)
         client.close()
         return
@@ -112,7 +113,7 @@ async def publisher(cluster):
 
     async def publish(channel, text):
         await client.publish(f"clarion.{channel.replace('/', '.')}", str(text).encode())
-        await client.flush()
+        await client.flush(PATIENCE)
 
     yield publish
     await client.close()

@@ -40,7 +40,8 @@ def on_each(clusters, run):
             raise
 
     async def everywhere():
-        await asyncio.gather(*map(one, clusters))
+        async with asyncio.timeout(10 * PATIENCE):
+            await asyncio.gather(*map(one, clusters))
 
     asyncio.run(everywhere())
 
