@@ -197,8 +197,10 @@ async fn an_event_stream_is_not_silent_for_long() {
     // A comment every 15 seconds; whatever comes before is part of the greeting.
     let comment = async {
         loop {
-            if let Some(SseItem::Comment(_)) = stream.next_within(Duration::from_secs(60)).await {
-                return;
+            match stream.next_within(Duration::from_secs(60)).await {
+                Some(SseItem::Comment(_)) => return,
+                Some(SseItem::End) | None => panic!("the stream ends, or is silent"),
+                Some(SseItem::Event(_) | SseItem::Retry(_)) => {}
             }
         }
     };
