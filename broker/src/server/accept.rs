@@ -106,10 +106,10 @@ impl Acceptor {
         let _ = socket.set_nodelay(true);
         self.cut_when_stalled(&socket);
         match &self.tls {
-            None => drop(self.reins.connections.spawn(self.clone().serve(socket, peer, busy))),
+            None => drop(self.reins.connections.spawn(Box::pin(self.clone().serve(socket, peer, busy)))),
             // A handshake costs more than all that follows it: whoever is one too many is hung up on instead.
             Some(_) if busy.is_some() => {}
-            Some(tls) => drop(self.reins.connections.spawn(self.clone().serve_tls(tls.clone(), socket, peer))),
+            Some(tls) => drop(self.reins.connections.spawn(Box::pin(self.clone().serve_tls(tls.clone(), socket, peer)))),
         }
     }
 
