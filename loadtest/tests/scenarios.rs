@@ -90,6 +90,17 @@ fn idle_connections_on_one_channel_hear_a_broadcast() {
 }
 
 #[test]
+fn who_is_told_to_come_back_does() {
+    // The bucket holds a second's worth, and the rest is answered 503. What is in the shell is not for the server.
+    let line = "idle --server clarion:redis -c 60 --rate 600 --rest 100ms --json";
+    let run = loadtest(line).with(&["--server-env", "CLARION_LIMITS_ACCEPTS_PER_SECOND=20"]);
+    let report = run.variable("CLARION_LIMITS_ACCEPTS_PER_SECOND", "nonsense").succeeds().report();
+    assert_eq!(report.number("figures.open"), 60.0, "{}", report.whole());
+    assert!(report.number("failed.status 503") > 0.0, "{}", report.whole());
+    assert!(!report.whole().to_string().contains("did not come to stand"), "{}", report.whole());
+}
+
+#[test]
 fn a_storm_is_felt_by_bystanders() {
     let line = "connect --server clarion:redis --nodes 2 -c 100 --rate 200 --bystanders 10 -d 500ms --token --json";
     let report = loadtest(line).succeeds().report();

@@ -82,8 +82,8 @@ impl Subscribers {
         }
         let ended = self.opening.next == self.opening.until && self.pending == 0 && self.opening.again.is_empty();
         if self.opening.awaited && (ended || now >= self.opening.deadline) {
-            self.give_up_pending();
             self.opening.awaited = false;
+            self.give_up_pending();
             let event = Event::Opened { open: self.open, failed: std::mem::take(&mut self.failed) };
             return (None, Some(event));
         }
@@ -106,6 +106,11 @@ impl Subscribers {
             count(&mut self.failed, "not begun in time");
         }
         self.opening.next = self.opening.until;
+        if self.plan.as_ref().is_some_and(|plan| !plan.reconnect) {
+            for _ in self.opening.again.drain(..) {
+                count(&mut self.failed, "not back in time");
+            }
+        }
     }
 
     fn connect(&mut self, index: usize, due: Time, registry: &Registry) {

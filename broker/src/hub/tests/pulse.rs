@@ -44,7 +44,7 @@ async fn an_answer_that_is_not_read_yet_is_one() {
     server.set_nonblocking(true).unwrap();
     let arrived = server.try_clone().unwrap();
     shard.attach(ticket.key, server, None, b"");
-    let mut pass = |shard: &mut Shard<Clients>| {
+    let pass = |shard: &mut Shard<Clients>| {
         shard.now += INTERVAL;
         shard.watch();
     };
