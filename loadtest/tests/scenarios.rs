@@ -3,6 +3,9 @@
 
 mod support;
 
+use std::path::PathBuf;
+
+use clarion_testkit::{BrokerProcess, Certificates, RedisServer};
 use support::{
     Ran,
     faulty::{Fault, server},
@@ -294,6 +297,29 @@ fn what_is_expected_is_judged() {
     let ran = loadtest(&format!("{line} --expect delivered<1")).ends(1);
     assert!(ran.stderr.contains("expected delivered<1"), "{ran:?}");
     ran.report().is_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscribers_speak_tls_with_a_node_that_runs() {
+    let (certificates, redis) = (Certificates::generate(), RedisServer::start().await);
+    let text = |path: PathBuf| path.into_os_string().into_string().expect("temporary files have plain names");
+    let (url, [certificate, key, authority]) =
+        (redis.url(), [certificates.server_cert(), certificates.server_key(), certificates.ca()].map(text));
+    let node = BrokerProcess::builder(support::broker()).args(["--bus", &url]);
+    let node = node.env("CLARION_TLS_CERTIFICATE", &certificate).env("CLARION_TLS_KEY", &key).start_ready().await;
+    let line = format!(
+        "fanout --target {} --pid {} --publish-by redis --publish-to {} -c 20 -d 300ms --json --tls-ca {authority}",
+        node.addr(),
+        node.pid(),
+        redis.addr(),
+    );
+    let report = loadtest(&line).succeeds().report();
+    report.is_clean().has(&PUBLISHING).has_latency();
+    assert_eq!(report.number("audit.delivered"), report.number("figures.published") * 20.0);
+    // Who does not know the authority connects to nobody.
+    let strangers = Certificates::generate();
+    let ran = loadtest(&line.replace(&authority, &text(strangers.ca()))).ends(69);
+    assert!(ran.stderr.contains("certificate"), "{ran:?}");
 }
 
 #[test]

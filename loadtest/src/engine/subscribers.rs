@@ -213,9 +213,10 @@ impl Subscribers {
         connection.phase = Phase::Away;
         self.pending -= 1;
         // Who is told to come back does, as clients do, until the time of the plan is over.
-        let told = why == BUSY && self.opening.awaited;
-        if told || self.plan.as_ref().is_some_and(|plan| plan.reconnect) {
+        if self.plan.as_ref().is_some_and(|plan| plan.reconnect) {
             self.come_back(index);
+        } else if why == BUSY && self.opening.awaited {
+            self.come_back_as_told(index);
         }
     }
 
