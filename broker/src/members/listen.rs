@@ -61,7 +61,8 @@ pub(super) async fn run(shared: &Arc<Shared>, mut internals: Internals) {
                     return;
                 }
                 // What members count waits for the next tick: a view is of all of them, and a hundred speak every second.
-                let told = batch.drain(..).fold(false, |told, message| ears.hear(&message) || told);
+                let mut told = false;
+                batch.drain(..).for_each(|message| told |= ears.hear(&message));
                 if !told {
                     continue;
                 }
