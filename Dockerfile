@@ -11,6 +11,7 @@ WORKDIR /build
 ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
 # The dependencies, in a layer of their own that only a change of manifests makes anew: everything of ours is empty here.
 COPY Cargo.toml Cargo.lock ./
+COPY heap/Cargo.toml heap/
 COPY protocol/Cargo.toml protocol/
 COPY ring/Cargo.toml ring/
 COPY bus/Cargo.toml bus/

@@ -13,7 +13,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use clarion_broker::{
     frame::{self, Kind},
-    hub::{Answer, Config, ConnectionId, From, Handler, Hub, Open},
+    hub::{Answer, Config, ConnectionId, From, Handler, Hub, Open, Whole},
 };
 use clarion_protocol::dialect::Dialect;
 use http::{HeaderMap, Request, Response, StatusCode, header};
@@ -76,7 +76,7 @@ async fn handshake(hub: Hub, mut request: Request<Incoming>) -> Result<Response<
         user: None,
         upstream: None,
         expires: None,
-        lease: Box::new(()),
+        lease: Box::new(Whole(())),
     };
     let Ok(ticket) = hub.open(open).await else {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

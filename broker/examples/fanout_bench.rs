@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use clarion_broker::{
     frame::{self, Opcode},
-    hub::{Config, ConnectionId, Hub, Open, Sender, SlowPolicy, Subscription, Upstream},
+    hub::{Config, ConnectionId, Hub, Open, Sender, SlowPolicy, Subscription, Upstream, Whole},
 };
 use clarion_bus::{Delivery, InterestId};
 use clarion_protocol::{Address, Channel, Interest, Message, Uid, dialect::Dialect};
@@ -191,7 +191,7 @@ async fn open(hub: &Hub, stream: TcpStream, interest: usize, channel: &str, user
         user,
         upstream: None,
         expires: None,
-        lease: Box::new(()),
+        lease: Box::new(Whole(())),
     };
     hub.open(open).await.unwrap().attach(stream, None, Bytes::new());
 }

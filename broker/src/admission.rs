@@ -105,6 +105,11 @@ impl Admission {
         self.held.enter(user, address).map_err(|error| self.refuse(error))
     }
 
+    /// Gives a place back that was [handed over](Permit::hand_over).
+    pub fn leave(&self) {
+        self.held.counts.lock().connections -= 1;
+    }
+
     /// The address of the client: the peer's, or what trusted proxies say of theirs.
     pub fn client_address(&self, head: &http::request::Parts, peer: std::net::SocketAddr) -> IpAddr {
         forwarded::client_address(&self.trusted, self.header, &head.headers, peer.ip())
@@ -140,34 +145,51 @@ impl Held {
             *counts.addresses.entry(address).or_default() += 1;
         }
         drop(counts);
-        let counted = (user.is_some() || address.is_some()).then(|| Box::new(Counted { user, address }));
-        Ok(Permit { held: Arc::clone(self), counted })
+        let counted = (user.is_some() || address.is_some()).then(|| Counted { held: Arc::clone(self), user, address });
+        Ok(Permit { held: Some(Arc::clone(self)), counted })
     }
 }
 
 /// One connection's place. Dropping it gives the place back.
 #[must_use = "the place is given back when this is dropped"]
 pub struct Permit {
-    held: Arc<Held>,
-    /// Only where there is such a limit: every connection has a permit for as long as it lives.
-    counted: Option<Box<Counted>>,
+    /// Gone when the place was handed over.
+    held: Option<Arc<Held>>,
+    /// Only where there is such a limit.
+    counted: Option<Counted>,
 }
 
-/// What else than a connection was counted.
-struct Counted {
+/// What else than a connection was counted. Dropping it takes it off.
+pub struct Counted {
+    held: Arc<Held>,
     user: Option<Uid>,
     address: Option<IpAddr>,
 }
 
+impl Permit {
+    /// Leaves it to whoever knows when the connection ends to say so, by [`Admission::leave`]. What is returned is to be
+    /// dropped then.
+    pub fn hand_over(mut self) -> Option<Counted> {
+        self.held = None;
+        self.counted.take()
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
+        if let Some(held) = &self.held {
+            held.counts.lock().connections -= 1;
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
         let mut counts = self.held.counts.lock();
-        counts.connections -= 1;
-        let Some(counted) = self.counted.take() else { return };
-        if let Some(user) = counted.user {
+        if let Some(user) = self.user.take() {
             give_back(&mut counts.users, user);
         }
-        if let Some(address) = counted.address {
+        if let Some(address) = self.address {
             give_back(&mut counts.addresses, address);
         }
     }
@@ -294,7 +316,10 @@ mod tests {
         drop(second);
         assert_eq!(admission.enter(Some(&b), ip("10.0.0.1")).err(), Some(TooMany::Address));
         let fourth = admission.enter(Some(&b), ip("10.0.0.2")).unwrap();
-        drop((first, third, fourth));
+        assert!(third.hand_over().is_some_and(|rest| rest.user.is_none() && rest.address.is_some()));
+        assert_eq!(admission.held.counts.lock().connections, 3, "the place itself is given back by whoever has it now");
+        admission.leave();
+        drop((first, fourth));
         let counts = admission.held.counts.lock();
         assert_eq!((counts.connections, counts.users.len(), counts.addresses.len()), (0, 0, 0));
     }

@@ -30,8 +30,8 @@ pub struct Connection {
     pub expires: Tick,
     /// What it was in the middle of saying.
     pub incoming: Option<Box<Incoming>>,
-    /// Dropped with the connection: gives back what was taken for it.
-    pub lease: Box<dyn Send>,
+    /// Dropped with the connection: gives back what was taken for it alone.
+    pub lease: Option<Box<dyn Send>>,
 }
 
 /// What a client was in the middle of saying when its bytes ended, or when it was told to wait.

@@ -25,9 +25,11 @@ use http::{
 };
 
 use crate::{
+    admission::Permit,
     answer::{self, Problem, problem},
     auth::{AuthError, Unauthorized},
-    hub::{Open, Subscription, Ticket},
+    hub::{Lease, Open, Subscription, Ticket},
+    ingress::Held,
     node::{self, Caller, Node},
     relay,
 };
@@ -152,6 +154,19 @@ struct Knock {
     upstream: Option<Channel>,
 }
 
+/// What is taken for a client that is let in. Its shard tells [`upstream`] when it is not needed any more.
+struct Taken {
+    held: Held,
+    permit: Permit,
+}
+
+impl Lease for Taken {
+    fn hand_over(self: Box<Self>) -> Option<Box<dyn Send>> {
+        self.held.hand_over();
+        self.permit.hand_over().map(|counted| Box::new(counted) as Box<dyn Send>)
+    }
+}
+
 /// What a knock leads to.
 enum Welcome {
     /// The connection is registered here.
@@ -191,7 +206,7 @@ impl Knock {
             user: caller.identity.user.clone(),
             upstream,
             expires: expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default()),
-            lease: Box::new((held, permit)),
+            lease: Box::new(Taken { held, permit }),
         });
         Ok(Welcome::Here(ticket.await?, caller))
     }

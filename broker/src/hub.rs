@@ -13,6 +13,7 @@ mod life;
 mod metrics;
 mod queue;
 mod record;
+mod seats;
 mod shard;
 mod table;
 mod talk;
@@ -51,7 +52,7 @@ use self::{
 };
 pub use self::{
     config::{Config, MAX_SHARDS},
-    handler::{Answer, From, Handler, Sender, Upstream},
+    handler::{Answer, From, Handler, Lease, Sender, Upstream, Whole},
 };
 use crate::tls::Session;
 pub use crate::{connection::ConnectionId, outbox::SlowPolicy};
@@ -81,8 +82,8 @@ pub struct Open {
     pub upstream: Option<Channel>,
     /// When its token ends, from now.
     pub expires: Option<Duration>,
-    /// Dropped when the connection is gone: gives back interests and permits. Dropping must not block.
-    pub lease: Box<dyn Send>,
+    /// What was taken for it. Dropping must not block.
+    pub lease: Box<dyn Lease>,
 }
 
 /// Why a connection is not taken.

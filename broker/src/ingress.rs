@@ -89,6 +89,11 @@ impl Ingress {
         result
     }
 
+    /// Gives references back that were [handed over](Held::hand_over), at once and without blocking.
+    pub fn give_back(&self, interests: &[InterestId]) {
+        interests.iter().for_each(|id| self.bus.unsubscribe(*id));
+    }
+
     /// Publishes one message and returns when the bus has taken it.
     ///
     /// Cancel safe in that the message is published whole or refused even if nobody waits for the result any more.
@@ -189,8 +194,6 @@ impl Drop for Reference<'_> {
 }
 
 /// References to interests that stand. Dropping it gives them back, at once and without blocking.
-///
-/// Every connection has one for as long as it lives, so it is kept small.
 #[must_use = "dropping it gives the interests back"]
 pub struct Held {
     ingress: Arc<Ingress>,
@@ -222,11 +225,16 @@ impl Held {
             Ids::Many(ids) => ids,
         }
     }
+
+    /// Leaves it to whoever knows the interests to give each back, by [`Ingress::give_back`].
+    pub fn hand_over(mut self) {
+        self.ids = Ids::Many(Box::default());
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.ids().iter().for_each(|id| self.ingress.bus.unsubscribe(*id));
+        self.ingress.give_back(self.ids());
     }
 }
 

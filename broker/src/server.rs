@@ -5,6 +5,7 @@ mod exit;
 mod leave;
 mod listen;
 mod routes;
+mod trim;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -187,6 +188,7 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
     let mut background = JoinSet::new();
     background.spawn(probe::run(bus, config.probe.clone(), ready.clone(), probe));
     background.spawn(watch_keys(node.auth.clone(), ready.clone()));
+    background.spawn(trim::run(node.metrics.accepts.accepted.clone(), node.hub.clone()));
     if let Some(tls) = tls.clone() {
         background.spawn(async move { tls.watch().await });
     }

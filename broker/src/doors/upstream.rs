@@ -1,8 +1,9 @@
-//! The way up: publishes what clients send over their WebSockets.
+//! The way up: publishes what clients send over their WebSockets, and gives back what was taken for those that are gone.
 
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
+use clarion_bus::InterestId;
 use clarion_protocol::{Channel, Publication};
 use tokio::runtime::Handle;
 
@@ -48,5 +49,18 @@ impl Upstream for ClientMessages {
             }
             node.hub.resume(from);
         });
+    }
+
+    fn unheard(&self, interests: &[InterestId]) {
+        // With a node its bus is gone, too.
+        if let Some(node) = self.node.get().and_then(Weak::upgrade) {
+            node.ingress.give_back(interests);
+        }
+    }
+
+    fn gone(&self) {
+        if let Some(node) = self.node.get().and_then(Weak::upgrade) {
+            node.admission.leave();
+        }
     }
 }

@@ -114,7 +114,7 @@ impl<H: super::Handler> Shard<H> {
         let FanOut { run, own, doomed, .. } = &mut self.fan;
         let bound = self.common.settings.outbox_bytes;
         let (mut messages, mut bytes) = (0, 0);
-        for member in audience.members.iter().filter(|member| member.dialect == dialect) {
+        for member in audience.members().iter().filter(|member| member.dialect == dialect) {
             let Some(record) = self.records.get_mut(member.index as usize) else { continue };
             let run = match member.overlaps && select(record, *member, run, own) {
                 true if own.is_empty() => continue,
@@ -166,7 +166,7 @@ fn hand(record: &mut Record, member: Member, run: &mut Run, bound: usize) -> Han
             Err(_) => return Handed::Doomed(Doom::Lost),
         }
     }
-    let slow = record.cold.seats[usize::from(member.subscription)].slow;
+    let slow = record.cold.seats.all()[usize::from(member.subscription)].slow;
     match record.outbox.get_or_insert_default().push_run(run, written, slow, bound) {
         Pushed::Waits { dropped: 0 } => Handed::Yes,
         Pushed::Waits { dropped } => Handed::Dropped(dropped, slow),
@@ -176,7 +176,7 @@ fn hand(record: &mut Record, member: Member, run: &mut Run, bound: usize) -> Han
 
 /// Puts into `own` what none of the member's more specific subscriptions brings; `false` when that is the whole run.
 fn select(record: &Record, member: Member, run: &Run, own: &mut Run) -> bool {
-    let Some(rivals) = &record.cold.rivals else { return false };
+    let Some(rivals) = record.cold.seats.rivals() else { return false };
     let rivals = rivals.of(member.subscription);
     own.clear();
     for (channel, encoded) in run.iter() {

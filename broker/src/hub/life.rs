@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use clarion_bus::InterestId;
 use clarion_protocol::{CloseCode, dialect::Dialect};
 use mio::{Interest as Readiness, net::TcpStream};
 use smallvec::SmallVec;
@@ -16,7 +17,8 @@ use super::{
     clock::ticks,
     handler::Handler,
     metrics::End,
-    record::{Cold, Key, Record, Rivals, Seat, Transport},
+    record::{Cold, Key, Record, Transport},
+    seats::{Rivals, Seat, Seats},
     shard::Shard,
     table::Member,
     users::Place,
@@ -38,14 +40,17 @@ impl<H: Handler> Shard<H> {
             return;
         }
         let Open { id, dialect, mut subscriptions, user, upstream, expires, lease } = open;
-        deduplicate(&mut subscriptions);
+        let lease = lease.hand_over();
+        let repeated = deduplicate(&mut subscriptions);
+        if !repeated.is_empty() {
+            self.handler.unheard(&repeated);
+        }
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
         let expires = expires.map_or(NEVER, |after| self.now + ticks(after));
         let connection = Connection { id, dialect, user, upstream, expires, incoming: None, lease };
-        let rivals = Rivals::find(&subscriptions);
         let pulse = Pulse::new(self.now, (self.now + self.common.settings.handshake).min(expires));
-        let cold = Box::new(Cold { connection, seats: SmallVec::new(), rivals });
+        let cold = Box::new(Cold { connection, seats: Seats::None });
         let transport = Transport::Waiting;
         let record = Record { transport, outbox: None, cold, serial, pulse, phase: Phase::Open, paused: false };
         let index = u32::try_from(self.records.insert(record)).expect("descriptors end before");
@@ -59,13 +64,16 @@ impl<H: Handler> Shard<H> {
 
     /// Takes the places of a new connection.
     fn sit(&mut self, key: Key, dialect: Dialect, subscriptions: &[Subscription]) {
-        let cold = &mut self.records[key.index as usize].cold;
+        let rivals = Rivals::find(subscriptions);
+        let mut seats = SmallVec::new();
         for (number, subscription) in (0..).zip(subscriptions) {
-            let overlaps = cold.rivals.as_ref().is_some_and(|rivals| !rivals.of(number).is_empty());
+            let overlaps = rivals.as_ref().is_some_and(|rivals| !rivals.of(number).is_empty());
             let member = Member { index: key.index, subscription: number, dialect, overlaps };
             let (audience, position) = self.table.join(subscription.id, member);
-            cold.seats.push(Seat { audience, position, slow: subscription.slow });
+            seats.push(Seat { audience, position, slow: subscription.slow });
         }
+        let cold = &mut self.records[key.index as usize].cold;
+        cold.seats = Seats::new(seats, rivals);
         if let Some(user) = &cold.connection.user {
             self.common.users.enter(user, Place { shard: self.number, key });
         }
@@ -253,11 +261,18 @@ impl<H: Handler> Shard<H> {
         let Some(record) = self.record(key) else { return };
         let seats = std::mem::take(&mut record.cold.seats);
         let user = record.cold.connection.user.take();
-        for seat in seats {
-            if let Some(moved) = self.table.leave(seat.audience, seat.position) {
-                let seats = &mut self.records[moved.index as usize].cold.seats;
-                seats[usize::from(moved.subscription)].position = seat.position;
+        let mut unheard = SmallVec::<[InterestId; 2]>::new();
+        for seat in seats.all() {
+            let (interest, moved) = self.table.leave(seat.audience, seat.position);
+            unheard.push(interest);
+            if let Some(moved) = moved
+                && let Some(its) = self.records[moved.index as usize].cold.seats.at(moved.subscription)
+            {
+                its.position = seat.position;
             }
+        }
+        if !unheard.is_empty() {
+            self.handler.unheard(&unheard);
         }
         if let Some(user) = user {
             self.common.users.leave(&user, Place { shard: self.number, key });
@@ -276,6 +291,8 @@ impl<H: Handler> Shard<H> {
         self.leave(key);
         let record = self.records.remove(key.index as usize);
         self.common.metrics.connections(record.cold.connection.dialect).dec();
+        drop(record);
+        self.handler.gone();
         self.inbox.connections.fetch_sub(1, Ordering::Relaxed);
         if !was_open {
             self.inbox.closing.fetch_sub(1, Ordering::Relaxed);
@@ -302,8 +319,19 @@ fn spread(interval: Tick) -> Tick {
     rand::random_range(interval.div_ceil(2)..=interval)
 }
 
-/// One subscription per interest: the bus delivers for an interest once, however often a client asks.
-fn deduplicate(subscriptions: &mut Vec<Subscription>) {
-    let mut seen = std::collections::HashSet::new();
-    subscriptions.retain(|subscription| seen.insert(subscription.id));
+/// One subscription per interest: the bus delivers for an interest once, however often a client asks. Returns the interests
+/// that were asked for again, once for each time.
+fn deduplicate(subscriptions: &mut Vec<Subscription>) -> Vec<InterestId> {
+    let mut repeated = Vec::new();
+    if subscriptions.len() > 1 {
+        let mut seen = std::collections::HashSet::new();
+        subscriptions.retain(|subscription| {
+            let first = seen.insert(subscription.id);
+            if !first {
+                repeated.push(subscription.id);
+            }
+            first
+        });
+    }
+    repeated
 }

@@ -3,14 +3,12 @@
 use std::io::{self, IoSlice, Read, Write};
 
 use bytes::Bytes;
-use clarion_protocol::Interest;
 use mio::{Token, net::TcpStream};
-use smallvec::SmallVec;
 
-use super::Subscription;
+use super::seats::Seats;
 use crate::{
     connection::{Connection, Phase, Pulse},
-    outbox::{Outbox, SlowPolicy},
+    outbox::Outbox,
     tls::Session,
 };
 
@@ -51,41 +49,8 @@ pub(super) struct Record {
 /// What fan-out does not touch as long as the client keeps up.
 pub(super) struct Cold {
     pub connection: Connection,
-    /// Its places in the table, one for each subscription.
-    pub seats: SmallVec<[Seat; 1]>,
-    /// For each subscription its more specific neighbours; only where some overlap.
-    pub rivals: Option<Box<Rivals>>,
-}
-
-/// For each of a connection's subscriptions those that bring a message in its stead.
-pub(super) struct Rivals(Box<[Box<[Interest]>]>);
-
-impl Rivals {
-    /// `None` when there are none at all.
-    ///
-    /// Interests that match one channel have bases that begin alike, so others need not be compared for each message.
-    pub(super) fn find(subscriptions: &[Subscription]) -> Option<Box<Self>> {
-        let interests = || subscriptions.iter().map(|subscription| &subscription.interest);
-        let more_specific = |one: &Interest| -> Box<[Interest]> {
-            let rivals = |other: &&Interest| other.base().starts_with(one.base()) && other.specificity(one).is_gt();
-            interests().filter(rivals).cloned().collect()
-        };
-        let all: Box<[Box<[Interest]>]> = interests().map(more_specific).collect();
-        all.iter().any(|rivals| !rivals.is_empty()).then(|| Box::new(Self(all)))
-    }
-
-    /// Those of one subscription.
-    pub(super) fn of(&self, subscription: u16) -> &[Interest] {
-        &self.0[usize::from(subscription)]
-    }
-}
-
-/// One subscription's place in the table.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Seat {
-    pub audience: u32,
-    pub position: u32,
-    pub slow: SlowPolicy,
+    /// Its places in the table.
+    pub seats: Seats,
 }
 
 /// What carries the bytes.
@@ -253,7 +218,7 @@ mod tests {
         // A mio socket remembers its poll in debug builds.
         let most = if cfg!(debug_assertions) { 64 } else { 48 };
         assert!(size_of::<Record>() <= most, "{}", size_of::<Record>());
-        assert!(size_of::<Cold>() <= 104, "{}", size_of::<Cold>());
+        assert!(size_of::<Cold>() <= 88, "{}", size_of::<Cold>());
     }
 
     #[test]

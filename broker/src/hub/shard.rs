@@ -84,7 +84,7 @@ impl From<&Config> for Settings {
     }
 }
 
-pub(super) struct Shard<H> {
+pub(super) struct Shard<H: Handler> {
     pub number: u16,
     pub poll: Poll,
     pub inbox: Arc<Inbox>,
@@ -260,11 +260,13 @@ impl<H: Handler> Shard<H> {
     }
 }
 
-impl<H> Drop for Shard<H> {
+impl<H: Handler> Drop for Shard<H> {
     fn drop(&mut self) {
         // What the deadline left behind: leases are given back and the counters are right before the thread is joined.
-        for (_, record) in &self.records {
-            self.common.metrics.connections(record.cold.connection.dialect).dec();
+        let left: Vec<Key> =
+            self.records.iter().map(|(index, record)| Key { index: index as u32, serial: record.serial }).collect();
+        for key in left {
+            self.remove(key, None);
         }
         self.inbox.connections.store(0, Ordering::Relaxed);
         self.inbox.closing.store(0, Ordering::Relaxed);

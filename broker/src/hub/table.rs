@@ -6,7 +6,6 @@ use clarion_bus::InterestId;
 use clarion_protocol::dialect::Dialect;
 use hashbrown::HashTable;
 use slab::Slab;
-use smallvec::SmallVec;
 
 use super::batch::{Masks, Shards};
 
@@ -25,18 +24,53 @@ pub(super) struct Member {
     pub overlaps: bool,
 }
 
-/// The connections that share an interest. Many interests are one user's and have one member, so it is kept small.
+/// The connections that share an interest.
 pub(super) struct Audience {
     interest: InterestId,
-    pub members: SmallVec<[Member; 2]>,
+    members: Members,
     /// Some members are event streams. Most audiences have none, and are not searched for them.
     streams: bool,
 }
 
+/// Many interests are one user's and have one member, so an audience is kept small for those.
+enum Members {
+    One(Member),
+    #[expect(clippy::box_collection, reason = "a list is three words, and every audience would have the room for them")]
+    Many(Box<Vec<Member>>),
+}
+
+impl Members {
+    fn push(&mut self, member: Member) {
+        match self {
+            Self::One(first) => *self = Self::Many(Box::new(vec![*first, member])),
+            Self::Many(all) => all.push(member),
+        }
+    }
+
+    /// Takes one out, whose place the last one gets; whether anybody is left.
+    fn remove(&mut self, position: usize) -> bool {
+        match self {
+            Self::One(_) => false,
+            Self::Many(all) => {
+                all.swap_remove(position);
+                !all.is_empty()
+            }
+        }
+    }
+}
+
 impl Audience {
+    /// Who is here.
+    pub(super) fn members(&self) -> &[Member] {
+        match &self.members {
+            Members::One(member) => std::slice::from_ref(member),
+            Members::Many(all) => all,
+        }
+    }
+
     /// Whether somebody here may speak a dialect.
     pub(super) fn speaks(&self, dialect: Dialect) -> bool {
-        let found = || self.members.iter().any(|member| member.dialect == dialect);
+        let found = || self.members().iter().any(|member| member.dialect == dialect);
         if self.streams { found() } else { dialect == Dialect::Plain }
     }
 }
@@ -64,35 +98,35 @@ impl Table {
 
     /// Adds a member; returns its audience and its place there.
     pub(super) fn join(&mut self, interest: InterestId, member: Member) -> (u32, u32) {
-        let index = self.find(interest).unwrap_or_else(|| self.begin(interest));
+        let Some(index) = self.find(interest) else { return (self.begin(interest, member), 0) };
         let audience = &mut self.audiences[index as usize];
         audience.members.push(member);
         audience.streams |= member.dialect != Dialect::Plain;
-        (index, audience.members.len() as u32 - 1)
+        (index, audience.members().len() as u32 - 1)
     }
 
-    /// Makes room for an interest that nobody here had.
-    fn begin(&mut self, interest: InterestId) -> u32 {
+    /// Begins an interest that nobody here had.
+    fn begin(&mut self, interest: InterestId, first: Member) -> u32 {
         self.masks.set(interest, self.shard);
-        let audience = Audience { interest, members: SmallVec::new(), streams: false };
+        let audience = Audience { interest, members: Members::One(first), streams: first.dialect != Dialect::Plain };
         let index = self.audiences.insert(audience) as u32;
         self.of.insert_unique(hash(interest), index, |index| hash(self.audiences[*index as usize].interest));
         index
     }
 
-    /// Takes a member out; returns the one that has its place now, if another has.
-    pub(super) fn leave(&mut self, audience_index: u32, position: u32) -> Option<Member> {
+    /// Takes a member out; returns what it heard there, and the one that has its place now, if another has.
+    pub(super) fn leave(&mut self, audience_index: u32, position: u32) -> (InterestId, Option<Member>) {
         let audience = &mut self.audiences[audience_index as usize];
-        audience.members.swap_remove(position as usize);
-        if audience.members.is_empty() {
+        let interest = audience.interest;
+        if !audience.members.remove(position as usize) {
             self.masks.clear(audience.interest, self.shard);
             if let Ok(entry) = self.of.find_entry(hash(audience.interest), |index| *index == audience_index) {
                 entry.remove();
             }
             self.audiences.remove(audience_index as usize);
-            return None;
+            return (interest, None);
         }
-        audience.members.get(position as usize).copied()
+        (interest, audience.members().get(position as usize).copied())
     }
 }
 
@@ -117,17 +151,17 @@ mod tests {
         assert_eq!(table.join(interest, member(0)), (0, 0));
         assert_eq!(table.join(interest, member(1)), (0, 1));
         assert_eq!(table.join(interest, member(2)), (0, 2));
-        assert_eq!(table.leave(0, 0), Some(member(2)));
-        assert_eq!(table.leave(0, 1), None);
+        assert_eq!(table.leave(0, 0), (interest, Some(member(2))));
+        assert_eq!(table.leave(0, 1), (interest, None));
         assert!(table.audience(0).unwrap().speaks(Dialect::Plain));
         assert!(!table.audience(0).unwrap().speaks(Dialect::Event));
-        assert_eq!(table.leave(0, 0), None);
+        assert_eq!(table.leave(0, 0), (interest, None));
         assert_eq!(table.find(interest), None);
     }
 
     #[test]
     fn members_and_audiences_are_small() {
         assert_eq!(size_of::<Member>(), 8);
-        assert!(size_of::<Option<Audience>>() <= 40);
+        assert!(size_of::<Option<Audience>>() <= 32);
     }
 }

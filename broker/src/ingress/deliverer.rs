@@ -87,7 +87,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::hub::{self, ConnectionId, Open, Sender, SlowPolicy, Subscription, Upstream};
+    use crate::hub::{self, ConnectionId, Open, Sender, SlowPolicy, Subscription, Upstream, Whole};
 
     /// Nobody publishes here.
     struct Nobody;
@@ -130,7 +130,7 @@ mod tests {
             user: None,
             upstream: None,
             expires: None,
-            lease: Box::new(()),
+            lease: Box::new(Whole(())),
         };
         let ticket = hub.open(open).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -109,7 +109,9 @@ impl Acceptor {
             None => drop(self.reins.connections.spawn(Box::pin(self.clone().serve(socket, peer, busy)))),
             // A handshake costs more than all that follows it: whoever is one too many is hung up on instead.
             Some(_) if busy.is_some() => {}
-            Some(tls) => drop(self.reins.connections.spawn(Box::pin(self.clone().serve_tls(tls.clone(), socket, peer)))),
+            Some(tls) => {
+                drop(self.reins.connections.spawn(Box::pin(self.clone().serve_tls(tls.clone(), socket, peer))))
+            }
         }
     }
 

@@ -167,7 +167,7 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
-    use crate::hub::{Config, ConnectionId, Hub, Open, Sender, Upstream};
+    use crate::hub::{Config, ConnectionId, Hub, Open, Sender, Upstream, Whole};
 
     struct Nobody;
 
@@ -177,7 +177,7 @@ mod tests {
 
     async fn handed_over() -> Response {
         let hub = Hub::start(Config::default(), Arc::new(Nobody), &Registry::new()).unwrap();
-        let (id, subscriptions, lease) = (ConnectionId(1), Vec::new(), Box::new(()));
+        let (id, subscriptions, lease) = (ConnectionId(1), Vec::new(), Box::new(Whole(())));
         let open =
             Open { id, dialect: Dialect::Event, subscriptions, user: None, upstream: None, expires: None, lease };
         let mut response = Response::new(Body::empty());

@@ -14,8 +14,9 @@ use crate::{
     scenario::own_channels,
 };
 
-/// How long memory may take to come to rest after the last connection.
-const CALM: Duration = Duration::from_secs(1);
+/// How long memory may take to come to rest after the last connection: a server may give back what it needed for so many
+/// handshakes at once, and looks for the end of a storm every second or so.
+const CALM: Duration = Duration::from_secs(3);
 
 /// One message is published in half a second at this rate.
 const ONE: (Pace, Duration) = (Pace::Rate(1.0), Duration::from_millis(500));

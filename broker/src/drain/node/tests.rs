@@ -16,7 +16,7 @@ use tokio::{
 use super::*;
 use crate::{
     drain::{self, Config, Metrics},
-    hub::{self, ConnectionId, Open, Refused, Sender, SlowPolicy, Subscription, Upstream},
+    hub::{self, ConnectionId, Open, Refused, Sender, SlowPolicy, Subscription, Upstream, Whole},
     ingress::{self, Deliverer},
     members::{self, Me},
 };
@@ -63,7 +63,7 @@ async fn opening(node: &Node, token: &Arc<()>) -> Open {
         user: None,
         upstream: None,
         expires: None,
-        lease: Box::new((held, token.clone())),
+        lease: Box::new(Whole((held, token.clone()))),
     }
 }
 

@@ -1,12 +1,15 @@
 //! Heartbeats, tokens, tickets, goodbyes, and the end of the hub itself.
 
-use std::{net::Shutdown, time::Duration};
+use std::{net::Shutdown, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use clarion_protocol::{CloseCode, Uid, dialect::Dialect};
+use clarion_bus::InterestId;
+use clarion_protocol::{Channel, CloseCode, Uid, dialect::Dialect};
+use parking_lot::Mutex;
+use prometheus::Registry;
 
 use super::support::*;
-use crate::hub::{Config, Refused, SlowPolicy};
+use crate::hub::{Config, Hub, Lease, Refused, Sender, SlowPolicy, Upstream};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -62,6 +65,53 @@ async fn a_ticket_expires() {
     let (mut client, server) = it.pair(None);
     ticket.attach(server, None, Bytes::new());
     assert_eq!(client.frame(), None);
+    it.stop().await;
+}
+
+/// Keeps what connections gave back: interests, and how many places.
+#[derive(Default)]
+struct Returned(Mutex<(Vec<InterestId>, usize)>);
+
+impl Upstream for Returned {
+    fn received(&self, _: Sender, _: Channel, _: Bytes) {}
+
+    fn unheard(&self, interests: &[InterestId]) {
+        self.0.lock().0.extend_from_slice(interests);
+    }
+
+    fn gone(&self) {
+        self.0.lock().1 += 1;
+    }
+}
+
+/// A lease that leaves everything to the shard.
+struct Nothing;
+
+impl Lease for Nothing {
+    fn hand_over(self: Box<Self>) -> Option<Box<dyn Send>> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn every_reference_is_given_back_once() {
+    let it = Fixture::new(config(1));
+    let returned = Arc::<Returned>::default();
+    let hub = Hub::start(config(1), Arc::clone(&returned) as Arc<dyn Upstream>, &Registry::new()).unwrap();
+    let wish = |channels: &[&str]| {
+        let mut wish = it.wish(Dialect::EventOfMany, channels, SlowPolicy::Disconnect);
+        wish.lease = Box::new(Nothing);
+        wish
+    };
+    let [a, b] = ["a", "b"].map(|channel| it.interest(channel).0);
+    let first = hub.open(wish(&["a", "b", "a"])).await.unwrap();
+    assert_eq!(*returned.0.lock(), (vec![a], 0), "what is asked for twice is heard once");
+    let _second = hub.open(wish(&["b"])).await.unwrap();
+    drop(first);
+    eventually("the first is gone", || hub.connections() == 1).await;
+    assert_eq!(*returned.0.lock(), (vec![a, a, b], 1));
+    hub.clone().stop(tokio::time::Instant::now() + SHORT).await;
+    assert_eq!(*returned.0.lock(), (vec![a, a, b, b], 2), "the deadline leaves nothing behind");
     it.stop().await;
 }
 

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use prometheus::Registry;
 use socket2::{Domain, Socket, Type};
 
-use crate::hub::{Config, ConnectionId, Hub, Open, Sender, SlowPolicy, Subscription, Ticket, Upstream};
+use crate::hub::{Config, ConnectionId, Hub, Open, Sender, SlowPolicy, Subscription, Ticket, Upstream, Whole};
 
 /// How long a test waits for what must come. Generous: a machine may be slow, and only a failure waits this long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -97,7 +97,7 @@ impl Fixture {
             user: None,
             upstream: None,
             expires: None,
-            lease: Box::new(Lease(Arc::clone(&self.leases))),
+            lease: Box::new(Whole(Lease(Arc::clone(&self.leases)))),
         }
     }
 
