@@ -3,6 +3,7 @@
 mod accept;
 mod exit;
 mod leave;
+mod line;
 mod listen;
 mod routes;
 
