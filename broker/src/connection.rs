@@ -102,10 +102,10 @@ impl Pulse {
         Self { heard: now, next, asked: false }
     }
 
-    /// Notes what is due now, and when to look again.
+    /// Notes what is due now, and when to look again. A silent client stays as it is, so that it can be asked about once more.
     pub fn beat(&mut self, now: Tick, intervals: Intervals) -> Beat {
-        self.asked = !self.asked;
-        if self.asked {
+        if !self.asked {
+            self.asked = true;
             self.next = now + intervals.pong;
             return Beat::Ping;
         }
@@ -113,6 +113,7 @@ impl Pulse {
         if self.heard < pinged {
             return Beat::Silent;
         }
+        self.asked = false;
         self.next = (pinged + intervals.ping).max(now + 1);
         Beat::Rest
     }
@@ -142,6 +143,8 @@ mod tests {
         let mut pulse = Pulse { heard: 999, ..Pulse::default() };
         assert_eq!(pulse.beat(1000, INTERVALS), Beat::Ping);
         assert_eq!(pulse.beat(pulse.next, INTERVALS), Beat::Silent);
+        pulse.heard = pulse.next;
+        assert_eq!(pulse.beat(pulse.next, INTERVALS), Beat::Rest, "its answer was found after all");
     }
 
     #[test]

@@ -19,6 +19,11 @@ pub use ready::{Ready, Reasons};
 
 /// The shortest time between two rebuilds: a link with many interests takes a while to come back, and each rebuild is a gap.
 const REBUILD_PAUSE: Duration = Duration::from_secs(10);
+/// The longest: while probes stay late each pause is twice the one before. Where the machine or the server has more to do
+/// than it can, thousands of subscriptions made anew every ten seconds would keep it there.
+const LONGEST_REBUILD_PAUSE: Duration = Duration::from_secs(60);
+/// How many probes in a row may be late on links that deliver other messages: those are busy rather than dead.
+const LATE_ON_BUSY_LINKS: u32 = 5;
 
 /// The readiness reason that belongs to the bus.
 pub const BUS: &str = "bus";
@@ -87,16 +92,43 @@ impl Metrics {
 /// Cancel safe: dropping the future ends it and leaves readiness as it was.
 pub async fn run(bus: BusHandle, config: Config, ready: Ready, metrics: Metrics) {
     let mut link = bus.link();
-    let mut rebuilt = None;
+    let mut rebuilds = Rebuilds::default();
     loop {
+        let messages = bus.stats().messages;
         let result = bus.probe(config.timeout).await;
         judge(result, &bus, &ready, &metrics);
-        if result == Err(ProbeError::Late) && rebuilt.is_none_or(|at: Instant| at.elapsed() >= REBUILD_PAUSE) {
+        if rebuilds.are_due(result, bus.stats().messages > messages) {
             tracing::warn!("a probe over the bus is late; its subscriptions are made anew");
-            rebuilt = Some(Instant::now());
             bus.rebuild();
         }
         pause(&mut link, config.interval, &ready).await;
+    }
+}
+
+/// When silent links are built anew.
+#[derive(Default)]
+struct Rebuilds {
+    /// Probes that were late, since one came back.
+    late: u32,
+    /// The last one, and how long none is to follow.
+    last: Option<(Instant, Duration)>,
+}
+
+impl Rebuilds {
+    /// Whether it is time, after a probe during which other messages came or did not.
+    fn are_due(&mut self, result: Result<Duration, ProbeError>, heard: bool) -> bool {
+        match result {
+            Ok(_) => *self = Self::default(),
+            Err(ProbeError::Down) => {}
+            Err(ProbeError::Late) => self.late += 1,
+        }
+        let wanted = result == Err(ProbeError::Late) && (!heard || self.late >= LATE_ON_BUSY_LINKS);
+        if !wanted || self.last.is_some_and(|(at, pause)| at.elapsed() < pause) {
+            return false;
+        }
+        let pause = self.last.map_or(REBUILD_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_REBUILD_PAUSE));
+        self.last = Some((Instant::now(), pause));
+        true
     }
 }
 

@@ -45,6 +45,9 @@ pub(crate) enum Scenario {
     Idle {
         #[command(flatten)]
         common: Common,
+        /// Connections a second; as many as are taken otherwise
+        #[arg(long)]
+        rate: Option<f64>,
         /// How long to watch them rest
         #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
         rest: Duration,
@@ -155,6 +158,9 @@ pub(crate) struct Common {
     /// Arguments for the server that is started
     #[arg(long = "server-arg", allow_hyphen_values = true)]
     pub(crate) server_args: Vec<String>,
+    /// Variables for the server that is started, such as CLARION_LIMITS_PING=5m
+    #[arg(long = "server-env", value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) server_env: Vec<(String, String)>,
     /// The clarion-broker to start
     #[arg(long)]
     pub(crate) broker: Option<PathBuf>,
@@ -348,6 +354,14 @@ impl From<PublishBy> for profile::Bus {
             PublishBy::Redis => Self::Redis,
             PublishBy::Nats => Self::Nats,
         }
+    }
+}
+
+/// `NAME=VALUE` apart.
+fn variable(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
     }
 }
 

@@ -20,6 +20,8 @@ use std::{
 
 use mio::{Events, Poll, Token, Waker};
 
+pub(crate) use subscribers::BUSY;
+
 use crate::{
     channels::Numbers,
     clock::Time,

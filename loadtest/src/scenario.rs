@@ -30,6 +30,7 @@ pub(crate) fn server(scenario: &Scenario, name: Option<&str>) -> Result<Server> 
         server_cores: common.server_cores.clone(),
         bus_cores: common.bus_cores.clone(),
         server_args: common.server_args.clone(),
+        server_env: common.server_env.clone(),
         nodes: scenario.nodes(),
         shards: common.shards,
     };
@@ -40,7 +41,7 @@ pub(crate) fn server(scenario: &Scenario, name: Option<&str>) -> Result<Server> 
 pub(crate) fn run(scenario: &Scenario, server: &mut Server, show: bool) -> Result<Report> {
     let run = Run::start(scenario, server, show)?;
     match scenario {
-        Scenario::Idle { rest, audience, token, .. } => idle::idle(run, *rest, *audience, token),
+        Scenario::Idle { rate, rest, audience, token, .. } => idle::idle(run, *rate, *rest, *audience, token),
         Scenario::Connect { rate, pending, bystanders, again, token, .. } => {
             connect::connect(run, &connect::Storm { rate: *rate, pending: *pending, again: *again }, *bystanders, token)
         }

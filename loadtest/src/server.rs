@@ -33,6 +33,7 @@ pub(crate) struct Launch {
     pub(crate) bus_cores: Option<String>,
     /// More arguments for the server.
     pub(crate) server_args: Vec<String>,
+    pub(crate) server_env: Vec<(String, String)>,
     pub(crate) nodes: usize,
     /// Threads that own sockets, where somebody said how many.
     pub(crate) shards: Option<u32>,
@@ -211,6 +212,7 @@ impl Node {
         let mut command = process::command(&words, launch.server_cores.as_deref());
         command.current_dir(place.directory);
         installed.environment(&mut command);
+        command.envs(launch.server_env.iter().cloned());
         let process = Process::spawn(&mut command)?;
         let ready = start.ready.clone().map(|path| (place.admin, path));
         Ok(Self { command, process, port: place.port, ready })

@@ -3,6 +3,9 @@
 
 mod support;
 
+use std::path::PathBuf;
+
+use clarion_testkit::{BrokerProcess, Certificates, RedisServer};
 use support::{
     Ran,
     faulty::{Fault, server},
@@ -87,6 +90,17 @@ fn a_cluster_of_idle_connections_hears_one_broadcast_and_one_push() {
 fn idle_connections_on_one_channel_hear_a_broadcast() {
     let report = loadtest("idle --server floor -c 30 --audience shared --rest 100ms --json").succeeds().report();
     assert_eq!(report.number("figures.broadcast_reached"), 30.0);
+}
+
+#[test]
+fn who_is_told_to_come_back_does() {
+    // The bucket holds a second's worth, and the rest is answered 503. What is in the shell is not for the server.
+    let line = "idle --server clarion:redis -c 60 --rate 600 --rest 100ms --json";
+    let run = loadtest(line).with(&["--server-env", "CLARION_LIMITS_ACCEPTS_PER_SECOND=20"]);
+    let report = run.variable("CLARION_LIMITS_ACCEPTS_PER_SECOND", "nonsense").succeeds().report();
+    assert_eq!(report.number("figures.open"), 60.0, "{}", report.whole());
+    assert!(report.number("failed.status 503") > 0.0, "{}", report.whole());
+    assert!(!report.whole().to_string().contains("did not come to stand"), "{}", report.whole());
 }
 
 #[test]
@@ -283,6 +297,29 @@ fn what_is_expected_is_judged() {
     let ran = loadtest(&format!("{line} --expect delivered<1")).ends(1);
     assert!(ran.stderr.contains("expected delivered<1"), "{ran:?}");
     ran.report().is_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscribers_speak_tls_with_a_node_that_runs() {
+    let (certificates, redis) = (Certificates::generate(), RedisServer::start().await);
+    let text = |path: PathBuf| path.into_os_string().into_string().expect("temporary files have plain names");
+    let (url, [certificate, key, authority]) =
+        (redis.url(), [certificates.server_cert(), certificates.server_key(), certificates.ca()].map(text));
+    let node = BrokerProcess::builder(support::broker()).args(["--bus", &url]);
+    let node = node.env("CLARION_TLS_CERTIFICATE", &certificate).env("CLARION_TLS_KEY", &key).start_ready().await;
+    let line = format!(
+        "fanout --target {} --pid {} --publish-by redis --publish-to {} -c 20 -d 300ms --json --tls-ca {authority}",
+        node.addr(),
+        node.pid(),
+        redis.addr(),
+    );
+    let report = loadtest(&line).succeeds().report();
+    report.is_clean().has(&PUBLISHING).has_latency();
+    assert_eq!(report.number("audit.delivered"), report.number("figures.published") * 20.0);
+    // Who does not know the authority connects to nobody.
+    let strangers = Certificates::generate();
+    let ran = loadtest(&line.replace(&authority, &text(strangers.ca()))).ends(69);
+    assert!(ran.stderr.contains("certificate"), "{ran:?}");
 }
 
 #[test]

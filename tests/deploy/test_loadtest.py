@@ -62,12 +62,9 @@ def test_the_bus_lets_the_load_in(bus):
 
 @pytest.fixture
 def loadtest():
-    """The harness, when it is built and knows how to be a worker elsewhere."""
+    """The harness, when it is built."""
     if not os.path.exists(LOADTEST):
         pytest.skip(f"{LOADTEST} is not built")
-    text = subprocess.run([LOADTEST, "worker", "--help"], capture_output=True, text=True, check=False).stdout
-    if "--listen" not in text:
-        pytest.skip("this clarion-loadtest has no workers that listen")
     return LOADTEST
 
 

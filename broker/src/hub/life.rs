@@ -168,15 +168,25 @@ impl<H: Handler> Shard<H> {
                 match record.pulse.beat(now, settings.heartbeats) {
                     Beat::Rest => {}
                     Beat::Ping => self.say(key, encode(Opcode::Ping, b"")),
+                    Beat::Silent if self.has_answered(key) => {}
                     Beat::Silent => return self.close(key, CloseCode::NoPong),
                 }
             }
         }
-        if let Some(record) = self.record(key) {
+        if let Some(record) = self.record(key).filter(|record| record.is_open()) {
             record.pulse.next = record.pulse.next.min(expires);
             let next = record.pulse.next;
             self.wheel.schedule(key.index, next);
         }
+    }
+
+    /// Whether a client that seems silent has said something that is not read yet: after a turn that took long, the pongs of
+    /// many wait in their sockets. One that turns out to be gone has nothing to answer for any more.
+    fn has_answered(&mut self, key: Key) -> bool {
+        self.read(key, true);
+        let (now, heartbeats) = (self.now, self.common.settings.heartbeats);
+        let Some(record) = self.record(key).filter(|record| record.is_open()) else { return true };
+        record.pulse.beat(now, heartbeats) == Beat::Rest
     }
 
     /// Says goodbye: after what is pending, or instead of it where too much is.

@@ -108,8 +108,6 @@ pub(super) struct Shard<H> {
     /// Where the search for connections to close goes on.
     pub close_cursor: usize,
     waiting: VecDeque<Item>,
-    /// When the wheel was last looked at.
-    watched: Tick,
     /// When the thread ends, whatever is left.
     stopping: Option<Time>,
 }
@@ -146,7 +144,6 @@ impl<H: Handler> Shard<H> {
             unread: Vec::new(),
             close_cursor: 0,
             waiting: VecDeque::new(),
-            watched: now,
             stopping: None,
         })
     }
@@ -187,20 +184,12 @@ impl<H: Handler> Shard<H> {
     /// Deals with events, with all that waits in the inbox, and with what the clock says.
     pub(super) fn round(&mut self, events: &Events) {
         self.now = self.clock.tick(Time::now());
-        let mut taken = 0;
-        for event in events {
-            taken += 1;
-            if event.token() != WAKER {
-                self.on_event(event);
-            }
+        for event in events.iter().filter(|event| event.token() != WAKER) {
+            self.on_event(event);
         }
         self.read_on();
         self.turn();
-        // After a pause of the whole process the pongs of many clients wait to be read: nobody is judged before.
-        if taken < EVENTS || self.now.saturating_sub(self.watched) > self.common.settings.close {
-            self.watched = self.now;
-            self.watch();
-        }
+        self.watch();
     }
 
     /// How long to wait for events. Looks for what is waiting before a wait, so that nothing is slept over.

@@ -2,6 +2,7 @@
 
 mod fanout;
 mod life;
+mod pulse;
 mod slow;
 mod streams;
 mod support;

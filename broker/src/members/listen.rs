@@ -60,7 +60,12 @@ pub(super) async fn run(shared: &Arc<Shared>, mut internals: Internals) {
                 if count == 0 {
                     return;
                 }
-                batch.drain(..).for_each(|message| ears.hear(&message));
+                // What members count waits for the next tick: a view is of all of them, and a hundred speak every second.
+                let mut told = false;
+                batch.drain(..).for_each(|message| told |= ears.hear(&message));
+                if !told {
+                    continue;
+                }
             }
             () = shared.leaving.cancelled(), if !ears.leaving => ears.leaving = true,
             _ = ticks.tick() => {
@@ -102,12 +107,11 @@ impl Ears {
         Self { shared, roll, listening_since: now, settled: false, leaving: false, ring, disagreeing }
     }
 
-    fn hear(&mut self, message: &Internal) {
+    /// Takes a message; whether it changes who is here, or where.
+    fn hear(&mut self, message: &Internal) -> bool {
         match message.name.as_str() {
             control::MEMBERS => {
-                if let Some(heartbeat) = self.read::<Heartbeat>(message) {
-                    self.heartbeat(heartbeat);
-                }
+                return self.read::<Heartbeat>(message).is_some_and(|heartbeat| self.heartbeat(heartbeat));
             }
             control::CONTROL => match self.read(message) {
                 Some(Control::Disconnect { user }) => self.shared.here.close_user(&user),
@@ -120,6 +124,7 @@ impl Ears {
                 }
             }
         }
+        false
     }
 
     fn read<T: DeserializeOwned>(&self, message: &Internal) -> Option<T> {
@@ -131,9 +136,12 @@ impl Ears {
         read.ok()
     }
 
-    fn heartbeat(&mut self, heartbeat: Heartbeat) {
+    /// Whether a member came, moved or left.
+    fn heartbeat(&mut self, heartbeat: Heartbeat) -> bool {
         let node = heartbeat.node.clone();
-        match self.roll.hear(heartbeat, Instant::now()) {
+        let heard = self.roll.hear(heartbeat, Instant::now());
+        let told = matches!(heard, Heard::Joined | Heard::Left);
+        match heard {
             Heard::Known => {}
             Heard::Joined => tracing::info!(%node, "a node is here"),
             Heard::Left => tracing::info!(%node, "a node left"),
@@ -142,6 +150,7 @@ impl Ears {
             Heard::Clash { .. } if self.leaving => {}
             Heard::Clash { instance } => self.shared.fail(MembersError::NameTaken { node, instance }),
         }
+        told
     }
 
     fn sweep(&mut self) {

@@ -129,6 +129,29 @@ async fn a_node_alone_is_at_home_in_its_own_ring_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn views_are_not_made_for_each_heartbeat() {
+    let server = Server::new();
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] {
+        nodes.push(start(&server, name));
+        time::sleep(Duration::from_millis(37)).await;
+    }
+    nodes[0].until(|view| view.settled && view.peers.len() == 10).await;
+    seconds(5).await;
+    nodes[9].here.users.lock().insert("42".to_owned(), 3);
+    let mut views = vec![nodes[0].members.view()];
+    for _ in 0..1_000 {
+        time::sleep(Duration::from_millis(10)).await;
+        let view = nodes[0].members.view();
+        if !Arc::ptr_eq(&view, &views[views.len() - 1]) {
+            views.push(view);
+        }
+    }
+    assert!(views.len() <= 25, "{} views in ten seconds of ten heartbeats each", views.len());
+    assert_eq!(views[views.len() - 1].peers[&NodeName::parse("j").unwrap()].connections, 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bus_that_goes_while_a_node_listens_makes_it_listen_again() {
     let node = start(&Server::new(), "a");
     time::sleep(Duration::from_millis(500)).await;

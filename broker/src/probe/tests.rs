@@ -85,8 +85,19 @@ async fn a_bus_that_stays_silent_is_rebuilt_again_but_not_all_the_time() {
     bus.probes.lock().extend([Err(ProbeError::Late); 10]);
     let probed = start(bus.clone());
     probed.until(None).await;
-    // Late at 3, 7, 11, … 39 seconds.
-    assert_eq!(bus.rebuilt.load(SeqCst), 4);
+    // Late at 3, 7, 11, … 39 seconds; built anew at 3, 15 and 35.
+    assert_eq!(bus.rebuilt.load(SeqCst), 3);
+}
+
+#[test]
+fn links_that_deliver_other_messages_are_left_alone_for_a_while() {
+    let mut rebuilds = Rebuilds::default();
+    let mut late = |heard| rebuilds.are_due(Err(ProbeError::Late), heard);
+    assert_eq!([true; 5].map(&mut late), [false, false, false, false, true], "one subscription may be dead among many");
+    assert!(!late(false), "the links have some time to come back");
+    assert!(!rebuilds.are_due(Ok(Duration::ZERO), true));
+    assert!(!rebuilds.are_due(Err(ProbeError::Late), true), "counted anew after one that came back");
+    assert!(rebuilds.are_due(Err(ProbeError::Late), false), "and nothing at all is heard now");
 }
 
 #[tokio::test(start_paused = true)]

@@ -88,8 +88,7 @@ impl Scenario {
     /// Messages or connections a second.
     fn rate(&self) -> Option<f64> {
         match self {
-            Self::Idle { .. } => None,
-            Self::Connect { rate, .. } => *rate,
+            Self::Idle { rate, .. } | Self::Connect { rate, .. } => *rate,
             Self::Fanout { pace, .. } | Self::Push { pace, .. } => pace.rate,
             Self::Mixed { mix, .. } | Self::Soak { mix, .. } => Some(mix.rate),
             Self::Rolling { rate, .. } => Some(*rate),

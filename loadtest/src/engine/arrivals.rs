@@ -25,6 +25,11 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSES: u64 = 20;
 
+/// The same for one who was told to come back: a second, and each time up to twice as long, until it is half a minute. The
+/// nodes have enough to do.
+const TOLD: Duration = Duration::from_secs(1);
+const DOUBLINGS: u16 = 5;
+
 impl Subscribers {
     /// Begins to open the connections of a plan, in addition to those there are.
     pub(super) fn open(&mut self, plan: OpenPlan, tls: Option<Arc<ClientConfig>>) {
@@ -82,16 +87,15 @@ impl Subscribers {
         }
         let ended = self.opening.next == self.opening.until && self.pending == 0 && self.opening.again.is_empty();
         if self.opening.awaited && (ended || now >= self.opening.deadline) {
-            self.give_up_pending();
             self.opening.awaited = false;
+            self.give_up_pending();
             let event = Event::Opened { open: self.open, failed: std::mem::take(&mut self.failed) };
             return (None, Some(event));
         }
         if self.pending >= room {
             return (Some(self.opening.deadline.max(now + PAUSE)), None);
         }
-        let again = self.opening.again.front().map(|(due, _)| *due);
-        let next = [self.opening.next_due(rate), again].into_iter().flatten().min();
+        let next = [self.opening.next_due(rate), self.opening.next_again()].into_iter().flatten().min();
         (next.or(self.opening.awaited.then_some(self.opening.deadline)), None)
     }
 
@@ -106,6 +110,11 @@ impl Subscribers {
             count(&mut self.failed, "not begun in time");
         }
         self.opening.next = self.opening.until;
+        if self.plan.as_ref().is_some_and(|plan| !plan.reconnect) {
+            for _ in self.opening.again.drain() {
+                count(&mut self.failed, "not back in time");
+            }
+        }
     }
 
     fn connect(&mut self, index: usize, due: Time, registry: &Registry) {
@@ -152,6 +161,12 @@ impl Subscribers {
 
     pub(super) fn come_back(&mut self, index: usize) {
         let pause = PAUSE * (1 + (index as u64 % PAUSES)) as u32;
+        self.opening.again(Time::now() + pause, index);
+    }
+
+    pub(super) fn come_back_as_told(&mut self, index: usize) {
+        let tries = self.connections[index].tries.saturating_sub(1).min(DOUBLINGS);
+        let pause = (TOLD * (1 << tries)).mul_f64(rand::random_range(0.5..=1.0));
         self.opening.again(Time::now() + pause, index);
     }
 }

@@ -1,7 +1,8 @@
 //! Opening connections: at a rate or as fast as they come in, from many addresses.
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::BinaryHeap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
@@ -31,8 +32,8 @@ pub(super) struct Opening {
     pub(super) first: usize,
     pub(super) begun: Time,
     pub(super) deadline: Time,
-    /// Those that have to connect again, in the order of their time.
-    pub(super) again: VecDeque<(Time, usize)>,
+    /// Those that have to connect again, whoever is due first at the top.
+    pub(super) again: BinaryHeap<Reverse<(Time, usize)>>,
     /// Somebody waits for the end of it.
     pub(super) awaited: bool,
 }
@@ -48,10 +49,8 @@ impl Opening {
 
     /// The next one that is due by now, and when it was.
     pub(super) fn take(&mut self, rate: Option<f64>, now: Time) -> Option<(Time, usize)> {
-        if let Some((due, _)) = self.again.front()
-            && *due <= now
-        {
-            return self.again.pop_front();
+        if self.next_again().is_some_and(|due| due <= now) {
+            return self.again.pop().map(|Reverse(first)| first);
         }
         let due = self.next_due(rate).filter(|due| *due <= now)?;
         self.next += 1;
@@ -59,10 +58,14 @@ impl Opening {
         Some((if rate.is_some() { due } else { now }, self.next - 1))
     }
 
-    /// Lets one connect again; `due` is not before that of those who wait already.
+    /// Lets one connect again.
     pub(super) fn again(&mut self, due: Time, index: usize) {
-        let due = self.again.back().map_or(due, |(last, _)| due.max(*last));
-        self.again.push_back((due, index));
+        self.again.push(Reverse((due, index)));
+    }
+
+    /// When the first of those is due.
+    pub(super) fn next_again(&self) -> Option<Time> {
+        self.again.peek().map(|Reverse((due, _))| *due)
     }
 }
 

@@ -24,6 +24,9 @@ use crate::{
     wire::{KEY, accept_of, write_frame},
 };
 
+/// A server's answer to who is to come back later.
+pub(crate) const BUSY: &str = "status 503";
+
 /// What one read takes at most: more than most sockets ever have.
 const READ: usize = 256 * 1024;
 
@@ -209,9 +212,11 @@ impl Subscribers {
         connection.stream = None;
         connection.phase = Phase::Away;
         self.pending -= 1;
-        let reconnect = self.plan.as_ref().is_some_and(|plan| plan.reconnect);
-        if reconnect {
+        // Who is told to come back does, as clients do, until the time of the plan is over.
+        if self.plan.as_ref().is_some_and(|plan| plan.reconnect) {
             self.come_back(index);
+        } else if why == BUSY && self.opening.awaited {
+            self.come_back_as_told(index);
         }
     }
 

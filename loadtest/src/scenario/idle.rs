@@ -21,8 +21,17 @@ const CALM: Duration = Duration::from_secs(1);
 const ONE: (Pace, Duration) = (Pace::Rate(1.0), Duration::from_millis(500));
 
 /// Opens connections, watches them rest, and then speaks to one and to all of them.
-pub(super) fn idle(mut run: Run<'_>, rest: Duration, audience: Audience, token: &Token) -> Result<Report> {
-    let opening = opening(&run, audience, token)?;
+pub(super) fn idle(
+    mut run: Run<'_>,
+    rate: Option<f64>,
+    rest: Duration,
+    audience: Audience,
+    token: &Token,
+) -> Result<Report> {
+    let opening = Opening { rate, ..opening(&run, audience, token)? };
+    if let Some(rate) = rate {
+        run.report.parameter("rate_per_second", rate);
+    }
     run.report.parameter("token", opening.secret.is_some());
     run.report.parameter("audience", format!("{audience:?}").to_lowercase());
     let before = Memory::of(&run);

@@ -42,6 +42,13 @@ fn binaries() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_clarion-loadtest")).parent().expect("a binary is in a folder").to_owned()
 }
 
+/// The broker of this build.
+pub(crate) fn broker() -> PathBuf {
+    let broker = binaries().join("clarion-broker");
+    assert!(broker.is_file(), "build it first: cargo build -p clarion-broker");
+    broker
+}
+
 impl Loadtest {
     /// A file that is gone afterwards.
     pub(crate) fn file(&self, name: &str) -> String {
@@ -78,9 +85,8 @@ impl Loadtest {
     pub(crate) fn ends(self, code: i32) -> Ran {
         let starts_ours =
             !self.words.iter().any(|word| word == "--server" || word == "--servers" || word == "--target");
-        let broker = binaries().join("clarion-broker");
         if starts_ours && code == 0 {
-            assert!(broker.is_file(), "build it first: cargo build -p clarion-broker");
+            broker();
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_clarion-loadtest"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CLARION_")) {
