@@ -18,7 +18,7 @@ use tokio::{
 const MANY: usize = 300;
 
 async fn connect(node: &TestNode) -> (Answers, OwnedWriteHalf) {
-    let (from, to) = TcpStream::connect(node.running.listen).await.unwrap().into_split();
+    let (from, to) = TcpStream::connect(node.running.listen).await.expect("the node listens").into_split();
     (Answers { from, read: Vec::new() }, to)
 }
 
@@ -44,7 +44,7 @@ impl Answers {
                 self.read.drain(..length);
                 return answer;
             }
-            let read = within("an answer", self.from.read_buf(&mut self.read)).await.unwrap();
+            let read = within("an answer", self.from.read_buf(&mut self.read)).await.expect("no reset");
             assert_ne!(read, 0, "hung up after {:?}", String::from_utf8_lossy(&self.read));
         }
     }
@@ -53,8 +53,9 @@ impl Answers {
 fn parsed(bytes: &[u8]) -> Option<(usize, (u16, String))> {
     let text = std::str::from_utf8(bytes).ok()?;
     let head = &text[..text.find("\r\n\r\n")? + 4];
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
+    let number = |text: &str| text.parse::<usize>().expect("a number");
+    let status = head.split(' ').nth(1).map_or(0, number) as u16;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, number);
     let body = text.get(head.len()..head.len() + length)?;
     Some((head.len() + length, (status, body.to_owned())))
 }
@@ -131,4 +132,21 @@ async fn who_reads_no_answers_is_not_read_from_for_ever() {
     for _ in 0..100 {
         assert_eq!(answers.next().await.0, 200);
     }
+}
+
+/// A runtime with one thread, as a process has that may use one core.
+#[tokio::test]
+async fn a_node_on_one_thread_does_all_the_same() {
+    let node = TestNode::start().await;
+    let mut socket = WsClient::connect(&node.url("/news")).await;
+    let (mut answers, mut to) = connect(&node).await;
+    let requests: String = (0..MANY).map(|number| post(&node, "/news", &number.to_string())).collect();
+    to.write_all(requests.as_bytes()).await.unwrap();
+    for number in 0..MANY {
+        assert_eq!(answers.next().await.0, 200);
+        assert_eq!(socket.text().await, number.to_string());
+    }
+    node.shutdown.cancel();
+    assert_eq!(socket.closed().await.0, 1012);
+    within("the end", node.running.wait()).await.unwrap();
 }
