@@ -51,7 +51,7 @@ use self::{
     users::Users,
 };
 pub use self::{
-    config::{Config, MAX_SHARDS},
+    config::{Config, MAX_SHARDS, Thread},
     handler::{Answer, From, Handler, Lease, Sender, Upstream, Whole},
 };
 use crate::tls::Session;
@@ -114,7 +114,7 @@ struct Inner {
 }
 
 impl Hub {
-    /// Starts the shards.
+    /// Starts the shards, from within a runtime where they are to share its thread.
     ///
     /// # Errors
     /// When a thread or its poll cannot be had, or a metric of the hub is registered already.
@@ -134,10 +134,11 @@ impl Hub {
             metrics: Metrics::new(registry).map_err(io::Error::other)?,
             settings: Settings::from(&config),
         });
-        let hosts = config.host && count == 1;
+        let thread = if count == 1 { config.thread } else { Thread::Alone };
+        let is_task = thread != Thread::Alone;
         let shards = std::iter::repeat_n(handler, count)
             .enumerate()
-            .map(|(number, handler)| Shard::new(number, Arc::clone(&common), handler, config.queue_bytes, hosts))
+            .map(|(number, handler)| Shard::new(number, Arc::clone(&common), handler, config.queue_bytes, is_task))
             .collect::<io::Result<Vec<_>>>()?;
         let mut inner = Inner {
             shards: shards.iter().map(|shard| Arc::clone(&shard.inbox)).collect(),
@@ -151,21 +152,21 @@ impl Hub {
             let name = format!("shard-{}", shard.number);
             let (over, ended) = oneshot::channel();
             inner.ended.get_mut().push(ended);
-            if hosts {
-                inner.host = Some(host::start(name, shard, over)?);
-                continue;
+            match thread {
+                Thread::Hosting => inner.host = Some(host::start(name, shard, over)?),
+                Thread::Shared => host::share(shard, over),
+                Thread::Alone => drop(std::thread::Builder::new().name(name).spawn(|| {
+                    shard.run();
+                    // Nobody may be waiting for it.
+                    let _ = over.send(());
+                })?),
             }
-            std::thread::Builder::new().name(name).spawn(|| {
-                shard.run();
-                // Nobody may be waiting for it.
-                let _ = over.send(());
-            })?;
         }
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Where tasks run that hand on what the bus delivers: beside the shard, where there is only one and the configuration
-    /// wants it. They may outlive the shard, but not the last handle to the hub.
+    /// Where tasks run that hand on what the bus delivers: beside the shard, where there is only one and it
+    /// has a thread of its own for that. They may outlive the shard, but not the last handle to the hub.
     pub fn host(&self) -> Option<Handle> {
         self.inner.host.as_ref().map(|host| host.handle.clone())
     }

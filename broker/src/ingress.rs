@@ -107,12 +107,12 @@ impl Ingress {
             return checked;
         }
         let (bus, metrics) = (self.bus.clone(), self.metrics.clone());
-        let publishing = self.publishing.spawn(async move {
+        let publishing = self.see_through(async move {
             let result = bus.publish(publication).await;
             metrics.published(&result);
             result
         });
-        publishing.await.unwrap_or_else(|_| Err(lost()))
+        publishing.await.unwrap_or_else(|| Err(lost()))
     }
 
     /// Publishes many, in order per channel; a result for each, in their order. Those that break a rule do not stop the others.
@@ -126,16 +126,27 @@ impl Ingress {
             return results;
         }
         let (bus, metrics, count) = (self.bus.clone(), self.metrics.clone(), good.len());
-        let publishing = self.publishing.spawn(async move {
+        let publishing = self.see_through(async move {
             let answers = bus.publish_all(good).await;
             answers.iter().for_each(|answer| metrics.published(answer));
             answers
         });
-        let mut answers = publishing.await.unwrap_or_else(|_| vec![Err(lost()); count]).into_iter();
+        let mut answers = publishing.await.unwrap_or_else(|| vec![Err(lost()); count]).into_iter();
         for open in results.iter_mut().filter(|result| result.is_ok()) {
             *open = answers.next().unwrap_or_else(|| Err(lost()));
         }
         results
+    }
+
+    /// Does what must be done to its end, even if whoever asked goes away; closing waits for it. `None` when it broke off.
+    ///
+    /// It gets a task of its own only where it has to wait: a bus in memory has taken a message at once.
+    async fn see_through<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let mut work = Box::pin(self.publishing.track_future(work));
+        match future::poll_immediate(&mut work).await {
+            Some(done) => Some(done),
+            None => tokio::spawn(work).await.ok(),
+        }
     }
 
     /// Whether the bus is connected, and each change of it.

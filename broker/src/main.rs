@@ -10,7 +10,10 @@ use clarion_broker::{
     server::{self, CannotListen, Running, Shutdown},
 };
 use clarion_bus::Link;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// The arguments or the configuration are wrong (EX_USAGE of sysexits.h).
@@ -75,9 +78,21 @@ fn describe(schema: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-#[tokio::main]
-async fn run(config: &Config) -> ExitCode {
+fn run(config: &Config) -> ExitCode {
     log(config);
+    let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    // On one core the only shard runs on the runtime's thread as well; where more shards are asked for, they get theirs.
+    let mut runtime = match config.limits.shards {
+        0 | 1 if alone => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    match runtime.enable_all().build() {
+        Ok(runtime) => runtime.block_on(live(config)),
+        Err(error) => fail(SOFTWARE, &format!("the runtime cannot be started: {error}\n")),
+    }
+}
+
+async fn live(config: &Config) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

@@ -3,6 +3,7 @@
 mod accept;
 mod exit;
 mod leave;
+mod line;
 mod listen;
 mod routes;
 mod trim;
@@ -13,7 +14,13 @@ use anyhow::Context as _;
 use clarion_bus::{BusConfig, BusHandle, BusUrl, ConfigError, Link, Sink};
 use clarion_protocol::NodeName;
 use prometheus::Registry;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    net::TcpListener,
+    runtime::{Handle, RuntimeFlavor},
+    sync::watch,
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -170,8 +177,13 @@ fn held(config: &Config) -> hub::Config {
     let limits = &config.limits;
     hub::Config {
         shards: limits.shards.try_into().ok(),
-        // In memory there is no link, and messages come from the threads that take them in.
-        host: config.bus.url != BusUrl::Memory,
+        thread: match Handle::current().runtime_flavor() {
+            // With one core a second thread only takes turns with the first, which costs more than a message does.
+            RuntimeFlavor::CurrentThread => hub::Thread::Shared,
+            // In memory there is no link, and messages come from the threads that take them in.
+            _ if config.bus.url == BusUrl::Memory => hub::Thread::Alone,
+            _ => hub::Thread::Hosting,
+        },
         queue_bytes: limits.queue.bytes(),
         outbox_bytes: limits.outbox.bytes(),
         message_bytes: limits.payload.bytes(),

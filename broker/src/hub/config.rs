@@ -8,16 +8,28 @@ use serde::{Deserialize, Serialize};
 /// The most shards there can be: a set of them is one machine word.
 pub const MAX_SHARDS: usize = 64;
 
+/// On which thread the only shard is. Whoever wakes it from the same one saves a switch of threads for every message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Thread {
+    /// One to itself.
+    #[default]
+    Alone,
+    /// One of its own that takes other tasks in, such as links of the bus.
+    Hosting,
+    /// That of the runtime which starts the hub, and which has no other.
+    Shared,
+}
+
 /// How connections are held.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Threads that own sockets. One per core unless it is set: more would only take turns, fewer leave cores idle.
     pub shards: Option<NonZeroUsize>,
-    /// Whether the thread of the shard, if there is only one, takes other tasks in: links that wake it for every message
-    /// do so without a switch of threads. Several shards are woken from outside, since none must wait for another.
+    /// What else the thread of the shard does, if there is only one. Several shards have threads of their own, since none
+    /// must wait for another.
     #[serde(skip)]
-    pub host: bool,
+    pub thread: Thread,
     /// Connections that this node takes at most. Unlimited unless it is set: descriptors end first.
     pub max_connections: Option<NonZeroUsize>,
     /// Bytes that may wait for one connection, what keeping them costs included: some seconds of a busy channel.
@@ -50,7 +62,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             shards: None,
-            host: false,
+            thread: Thread::default(),
             max_connections: None,
             outbox_bytes: limits::OUTBOX_BYTES,
             queue_bytes: 4 * 1024 * 1024,

@@ -1,4 +1,4 @@
-//! A shard whose thread runs other tasks as well: the links of the bus, when it is the only shard.
+//! A shard whose thread runs other tasks as well, when it is the only shard: the links of the bus, or all that a node does.
 //!
 //! A message for one client wakes one thread and is one read and one write. From a thread of its own a link would have to
 //! wake the shard, which costs more than the message itself.
@@ -40,16 +40,24 @@ pub(super) fn start<H: Handler>(name: String, shard: Shard<H>, over: oneshot::Se
     let handle = runtime.handle().clone();
     let (release, released) = oneshot::channel();
     let life = async move {
-        if tokio::spawn(shard.run_as_task()).await.is_ok() {
-            // Nobody may be waiting for it.
-            let _ = over.send(());
-        } else {
-            drop(over);
-        }
+        live(shard, over).await;
         let _ = released.await;
     };
     thread::Builder::new().name(name).spawn(move || runtime.block_on(life))?;
     Ok(Host { handle, _release: release })
+}
+
+/// Starts a shard on the runtime of whoever calls.
+pub(super) fn share<H: Handler>(shard: Shard<H>, over: oneshot::Sender<()>) {
+    tokio::spawn(live(shard, over));
+}
+
+/// A shard's life. One that breaks takes nothing else of its thread along, and `over` is not told.
+async fn live<H: Handler>(shard: Shard<H>, over: oneshot::Sender<()>) {
+    if tokio::spawn(shard.run_as_task()).await.is_ok() {
+        // Nobody may be waiting for it.
+        let _ = over.send(());
+    }
 }
 
 impl<H: Handler> Shard<H> {

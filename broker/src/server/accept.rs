@@ -30,7 +30,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service as _;
 
-use super::exit::{Exit, Leaving};
+use super::{
+    exit::{Exit, Leaving},
+    line::Line,
+};
 use crate::{
     admission::{Admission, TooMany},
     answer::{self, Problem},
@@ -141,12 +144,13 @@ impl Acceptor {
     async fn serve(self: Arc<Self>, socket: impl Carrier, peer: SocketAddr, busy: Option<TooMany>) {
         let (routes, exit) = (self.routes.clone(), Exit::default());
         let service = service_fn(|request| answer(routes.clone(), request, peer, busy, exit.clone()));
+        let line = Line::new(TokioIo::new(socket), exit.clone());
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.head_timeout)
             .max_buf_size(HEAD_BYTES)
             .max_header_size(HEAD_BYTES)
-            .serve_connection(exit.watch(TokioIo::new(socket)), service)
+            .serve_connection(line.clone(), service)
             .with_upgrades();
         let mut finish = pin!(self.reins.finish.cancelled());
         let mut finishing = false;
@@ -155,9 +159,19 @@ impl Acceptor {
                 finishing = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            match Pin::new(&mut connection).poll(context) {
-                Poll::Ready(result) => Poll::Ready(result.map(|()| None)),
-                Poll::Pending => exit.leaving().map_or(Poll::Pending, |leaving| Poll::Ready(Ok(Some(leaving)))),
+            let over = match Pin::new(&mut connection).poll(context) {
+                // Shut down with all that was said, or upgraded: then others speak on the line already.
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Err(error)) => Some(io::Error::other(error)),
+                Poll::Pending => None,
+            };
+            // What was answered before HTTP failed is said as well, as far as the client takes it.
+            match (over, line.end_turn(context)) {
+                (Some(error), _) | (None, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+                (None, Poll::Pending) => Poll::Pending,
+                (None, Poll::Ready(Ok(()))) => {
+                    exit.leaving().map_or(Poll::Pending, |leaving| Poll::Ready(Ok(Some(leaving))))
+                }
             }
         });
         match end.await {
@@ -166,8 +180,9 @@ impl Acceptor {
                 let parts = connection.into_parts().expect("a connection that is not over was not upgraded");
                 // Copied, since what hyper read ahead pins its whole buffer, empty or not.
                 let read_ahead = Bytes::copy_from_slice(&parts.read_buf);
-                drop(parts.read_buf);
-                self.let_go(leaving, parts.io.into_inner().into_inner(), read_ahead).await;
+                drop(parts);
+                let socket = line.into_inner().expect("nobody else takes it out").into_inner();
+                self.let_go(leaving, socket, read_ahead).await;
             }
             Err(error) => tracing::debug!(%error, "an HTTP connection ended early"),
         }

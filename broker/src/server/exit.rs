@@ -3,13 +3,11 @@
 
 use std::{
     future,
-    io::{self, IoSlice, Write as _},
-    pin::Pin,
+    io::{self, Write as _},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
     time::SystemTime,
 };
 
@@ -19,7 +17,6 @@ use http::{
     HeaderMap, StatusCode, Version,
     header::{CONTENT_LENGTH, DATE},
 };
-use hyper::rt::{Read, ReadBufCursor, Write};
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
 
@@ -32,8 +29,8 @@ pub(super) struct Exit(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     leaving: Mutex<Option<Leaving>>,
-    /// HTTP has said something that the socket has not taken yet.
-    unsent: AtomicBool,
+    /// Somebody else is about to speak on the socket.
+    direct: AtomicBool,
 }
 
 /// A connection on its way to its shard.
@@ -46,7 +43,12 @@ pub(super) struct Leaving {
 impl Exit {
     /// Lets a response through. One that hands the socket over is kept here and never comes out: HTTP has nothing to say.
     pub(super) async fn pass(&self, version: Version, mut response: Response) -> Response {
-        let Some(HandOver { ticket, greeting }) = HandOver::take(&mut response) else { return response };
+        let Some(HandOver { ticket, greeting }) = HandOver::take(&mut response) else {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                self.go_direct();
+            }
+            return response;
+        };
         // The length is that of a body that is not sent.
         response.headers_mut().remove(CONTENT_LENGTH);
         let mut opening = head(version, response.status(), response.headers());
@@ -55,18 +57,19 @@ impl Exit {
         future::pending().await
     }
 
-    /// Whoever may leave now. Looked at each time that HTTP can do no more for the moment: a client may have sent several
-    /// requests at once, and gets the answers to the first ones first.
+    /// Whoever may leave now, when all that was said before is out: a client may have sent several requests at once, and gets
+    /// the answers to the first ones first.
     pub(super) fn leaving(&self) -> Option<Leaving> {
-        if self.0.unsent.load(Ordering::Relaxed) {
-            return None;
-        }
         self.0.leaving.lock().take()
     }
 
-    /// A socket whose HTTP is watched for what it has not sent yet.
-    pub(super) fn watch<T>(&self, socket: T) -> Watched<T> {
-        Watched { socket, exit: self.clone() }
+    /// From now on nothing that is said waits for the end of a turn: who upgrades its connection speaks without turns.
+    pub(super) fn go_direct(&self) {
+        self.0.direct.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_direct(&self) -> bool {
+        self.0.direct.load(Ordering::Relaxed)
     }
 }
 
@@ -98,73 +101,12 @@ fn head(version: Version, status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     head
 }
 
-/// A socket that tells its [`Exit`] when HTTP has written all that it had: only then it is flushed.
-pub(super) struct Watched<T> {
-    socket: T,
-    exit: Exit,
-}
-
-impl<T> Watched<T> {
-    pub(super) fn into_inner(self) -> T {
-        self.socket
-    }
-}
-
-impl<T: Unpin> Watched<T> {
-    /// The socket, which is about to be written to.
-    fn writing(self: Pin<&mut Self>) -> Pin<&mut T> {
-        let this = self.get_mut();
-        this.exit.0.unsent.store(true, Ordering::Relaxed);
-        Pin::new(&mut this.socket)
-    }
-}
-
-impl<T: Read + Unpin> Read for Watched<T> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_read(context, buffer)
-    }
-}
-
-impl<T: Write + Unpin> Write for Watched<T> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.writing().poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.writing().poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.socket).poll_flush(context);
-        if flushed.is_ready() {
-            this.exit.0.unsent.store(false, Ordering::Relaxed);
-        }
-        flushed
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(context)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
-
     use axum::body::Body;
     use clarion_protocol::{Channel, dialect::Dialect};
-    use hyper_util::rt::TokioIo;
+    use futures_util::FutureExt as _;
     use prometheus::Registry;
-    use tokio::io::duplex;
 
     use super::*;
     use crate::hub::{Config, ConnectionId, Hub, Open, Sender, Upstream, Whole};
@@ -187,17 +129,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_leaves_waits_until_all_before_is_sent() {
-        let mut context = Context::from_waker(Waker::noop());
+    async fn whoever_leaves_never_answers() {
         let exit = Exit::default();
-        let (_client, socket) = duplex(10);
-        let mut socket = exit.watch(TokioIo::new(socket));
         assert!(exit.leaving().is_none());
-        let mut passing = Box::pin(exit.pass(Version::HTTP_11, handed_over().await));
-        assert!(Pin::new(&mut socket).poll_write(&mut context, b"said before").is_ready());
-        assert!(passing.as_mut().poll(&mut context).is_pending());
-        assert!(exit.leaving().is_none(), "something may be left to be said");
-        assert!(Pin::new(&mut socket).poll_flush(&mut context).is_ready());
+        let passing = exit.pass(Version::HTTP_11, handed_over().await);
+        assert!(passing.now_or_never().is_none());
         let opening = String::from_utf8(exit.leaving().unwrap().opening).unwrap();
         assert!(opening.starts_with("HTTP/1.1 200 OK\r\ndate: ") && opening.ends_with("GMT\r\n\r\nhello"), "{opening}");
         assert!(exit.leaving().is_none(), "once");
@@ -207,6 +143,10 @@ mod tests {
     async fn other_answers_pass() {
         let exit = Exit::default();
         let response = exit.pass(Version::HTTP_11, Response::new(Body::empty())).await;
-        assert_eq!((response.status(), exit.leaving().is_none()), (StatusCode::OK, true));
+        assert_eq!((response.status(), exit.leaving().is_none(), exit.is_direct()), (StatusCode::OK, true, false));
+        let mut switching = Response::new(Body::empty());
+        *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        exit.pass(Version::HTTP_11, switching).await;
+        assert!(exit.leaving().is_none() && exit.is_direct());
     }
 }

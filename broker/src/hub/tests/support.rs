@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use prometheus::Registry;
 use socket2::{Domain, Socket, Type};
 
-use crate::hub::{Config, ConnectionId, Hub, Open, Sender, SlowPolicy, Subscription, Ticket, Upstream, Whole};
+use crate::hub::{Config, ConnectionId, Hub, Open, Sender, SlowPolicy, Subscription, Thread, Ticket, Upstream, Whole};
 
 /// How long a test waits for what must come. Generous: a machine may be slow, and only a failure waits this long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,7 +55,7 @@ impl Drop for Lease {
 /// A configuration with heartbeats out of the way. One shard is a task beside others, several have threads of their own.
 pub(super) fn config(shards: usize) -> Config {
     let shards = std::num::NonZero::new(shards);
-    Config { shards, host: true, ping_interval: Duration::from_secs(3600), ..Config::default() }
+    Config { shards, thread: Thread::Hosting, ping_interval: Duration::from_secs(3600), ..Config::default() }
 }
 
 impl Fixture {
