@@ -69,7 +69,8 @@ impl<T: Send + 'static> Lease for Whole<T> {
     }
 }
 
-/// What comes up from the shards: what clients send, and what they need no more. Given to the hub at wiring, called on a shard's thread: must not block.
+/// What comes up from the shards: what clients send, and what they need no more. Given to the hub at wiring, called on a
+/// shard's thread: must not block.
 pub trait Upstream: Send + Sync + 'static {
     /// A client sent a message that is to be published. Nothing more is read from it until
     /// [`Hub::resume`](super::Hub::resume).

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Poll, ready},
     time::Duration,
 };
 
@@ -154,23 +154,29 @@ impl Acceptor {
             .with_upgrades();
         let mut finish = pin!(self.reins.finish.cancelled());
         let mut finishing = false;
+        // HTTP may be over before the client has taken all of it, also where it asked for an upgrade in vain.
+        let mut over = None;
         let end = future::poll_fn(|context| {
             if !finishing && finish.as_mut().poll(context).is_ready() {
                 finishing = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
-            let over = match Pin::new(&mut connection).poll(context) {
-                // Shut down with all that was said, or upgraded: then others speak on the line already.
-                Poll::Ready(Ok(())) => return Poll::Ready(Ok(None)),
-                Poll::Ready(Err(error)) => Some(io::Error::other(error)),
-                Poll::Pending => None,
-            };
-            // What was answered before HTTP failed is said as well, as far as the client takes it.
-            match (over, line.end_turn(context)) {
-                (Some(error), _) | (None, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
-                (None, Poll::Pending) => Poll::Pending,
-                (None, Poll::Ready(Ok(()))) => {
+            if over.is_none()
+                && let Poll::Ready(result) = Pin::new(&mut connection).poll(context)
+            {
+                over = Some(result);
+            }
+            match &over {
+                None => {
+                    ready!(line.end_turn(context))?;
                     exit.leaving().map_or(Poll::Pending, |leaving| Poll::Ready(Ok(Some(leaving))))
+                }
+                Some(Ok(())) => line.end(context).map_ok(|()| None),
+                // What was answered before HTTP failed is said as well, as far as the client takes it.
+                Some(Err(_)) => {
+                    let _ = line.end(context);
+                    let error = over.take().and_then(Result::err).expect("it was there just now");
+                    Poll::Ready(Err(io::Error::other(error)))
                 }
             }
         });

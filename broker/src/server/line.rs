@@ -56,6 +56,11 @@ impl<T: Write + Unpin> Line<T> {
         if wire.speaking { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
+    /// Sends the rest when HTTP is over. Whoever upgraded the connection speaks for himself.
+    pub(super) fn end(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.exit.is_direct() { Poll::Ready(Ok(())) } else { self.wire.lock().send(context) }
+    }
+
     /// The socket, which HTTP has let go.
     pub(super) fn into_inner(self) -> Option<T> {
         self.wire.lock().socket.take()

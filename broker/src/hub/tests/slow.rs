@@ -140,14 +140,15 @@ async fn goodbye_comes_after_what_was_pending() {
 
 #[tokio::test]
 async fn a_goodbye_has_patience_with_those_who_still_read() {
-    let it = Fixture::new(Config { outbox_bytes: 8 << 20, ..small() });
+    let patience = std::time::Duration::from_secs(4);
+    let it = Fixture::new(Config { outbox_bytes: 8 << 20, close_timeout: patience, ..config(1) });
     let mut slow = it.narrow(&["a"], SlowPolicy::Disconnect).await;
     it.dispatch((0..400).map(|number| ("a", numbered(number)))).await;
     it.hub.close_some(1, CloseCode::Restart);
     for expected in 0..400 {
-        // Longer in all than a client has that does not read.
+        // Longer in all than a client has that does not read, and each time much less.
         if expected % 40 == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(patience / 8).await;
         }
         assert_eq!(number(&slow.frame().unwrap()), expected);
     }
