@@ -50,6 +50,17 @@ fn push_reaches_the_one_user() {
 }
 
 #[test]
+fn a_window_is_kept_full() {
+    for server in ["clarion", "clarion:redis", "clarion:nats"] {
+        let line = format!("push --server {server} -c 200 -d 500ms --window 64 --depth 64 --json");
+        let report = loadtest(&line).succeeds().report();
+        // What is under way is the rate times how long each takes, however fast the machine is.
+        let under_way = report.number("figures.published_per_second") * report.number("latency.mean_ms") / 1000.0;
+        assert!(under_way > 20.0, "{server}: {under_way} of 64 were under way");
+    }
+}
+
+#[test]
 fn push_in_batches_and_behind_nats() {
     for line in ["push -c 40 -d 500ms --batch 10 --json", "push --server clarion:nats -c 40 -d 500ms --rate 200 --json"]
     {

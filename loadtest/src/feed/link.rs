@@ -29,6 +29,9 @@ impl Tally {
     }
 }
 
+/// Bytes that may be written at once where nothing is acknowledged: what a socket takes without a wait.
+const MOST: usize = 64 * 1024;
+
 /// One connection.
 pub(super) struct Link {
     stream: TcpStream,
@@ -97,9 +100,10 @@ impl Link {
         }
     }
 
-    /// Whether another request would go out at once.
+    /// Whether another request would go out with those that are to go out now.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.is_empty() && (!self.speech.acknowledges() || self.asked.len() < self.depth)
+        let fits = self.queued.len() - self.written < MOST;
+        fits && (!self.speech.acknowledges() || self.waiting.len() + self.asked.len() < self.depth)
     }
 
     pub(super) fn is_busy(&self) -> bool {
