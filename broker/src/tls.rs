@@ -13,6 +13,7 @@ mod validity;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::session::write_some;
 pub use self::{
     server::Server,
     session::Session,

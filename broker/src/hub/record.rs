@@ -9,7 +9,7 @@ use super::seats::Seats;
 use crate::{
     connection::{Connection, Phase, Pulse},
     outbox::Outbox,
-    tls::Session,
+    tls::{Session, write_some},
 };
 
 /// Names a record. Its place is used again, its serial number is not, so a key outlives its record safely.
@@ -112,23 +112,11 @@ impl Transport {
 
     /// Writes until all is written or the client takes no more; how much it took.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let socket = match self {
-            Self::Tcp(socket) => socket,
-            Self::Tls(tls) => return tls.session.write(&mut tls.socket, bytes),
-            Self::Waiting => return Ok(0),
-        };
-        let mut written = 0;
-        // After a short write once more, so that the kernel knows that we wait and tells when there is room.
-        while written < bytes.len() {
-            match socket.write(&bytes[written..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(taken) => written += taken,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        match self {
+            Self::Tcp(socket) => write_some(socket, bytes),
+            Self::Tls(tls) => tls.session.write(&mut tls.socket, bytes),
+            Self::Waiting => Ok(0),
         }
-        Ok(written)
     }
 }
 

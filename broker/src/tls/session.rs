@@ -414,7 +414,7 @@ fn read_some(socket: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
 
 /// Writes until all is written or the socket takes no more. After a short write once more, so that the kernel knows that
 /// we wait and tells when there is room.
-fn write_some(socket: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn write_some(socket: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     let mut written = 0;
     while written < bytes.len() {
         match socket.write(&bytes[written..]) {
