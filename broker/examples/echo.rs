@@ -1,21 +1,24 @@
 //! Sends every message back as it came, for public WebSocket conformance suites: the very shards and frames of the broker,
-//! with another handler.
+//! with another voice.
 //!
 //! `cargo run --release --example echo -- [127.0.0.1:9001]`, then for example `wstest -m fuzzingclient`.
 
 use std::{
     borrow::Cow,
     convert::Infallible,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use clarion_broker::{
+use clarion_hub::{
+    Answer, Config, ConnectionId, ConnectionKey, Framing, Hub, Open, Release, Voice,
     frame::{self, Kind},
-    hub::{Answer, Config, ConnectionId, From, Handler, Hub, Open, Whole},
 };
-use clarion_protocol::dialect::Dialect;
+use clarion_protocol::{Door, InterestId};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::Empty;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -40,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
 /// When the hub does not start or the listener breaks.
 pub(crate) async fn serve(listener: TcpListener) -> anyhow::Result<()> {
     let config = Config { message_bytes: MESSAGE_BYTES, outbox_bytes: 4 * MESSAGE_BYTES, ..Config::default() };
-    let hub = Hub::start_with(config, Echo, &prometheus::Registry::new())?;
+    let hub = Hub::start(config, Arc::new(NoInterests), &prometheus::Registry::new())?;
     loop {
         let (stream, _) = listener.accept().await?;
         let hub = hub.clone();
@@ -52,11 +55,17 @@ pub(crate) async fn serve(listener: TcpListener) -> anyhow::Result<()> {
     }
 }
 
-#[derive(Clone)]
+/// Nobody here subscribes to anything.
+struct NoInterests;
+
+impl Release for NoInterests {
+    fn release(&self, _: &[InterestId]) {}
+}
+
 struct Echo;
 
-impl Handler for Echo {
-    fn message(&mut self, _: From<'_>, kind: Kind, payload: Cow<'_, [u8]>) -> Answer {
+impl Voice for Echo {
+    fn message(&mut self, _: ConnectionKey, kind: Kind, payload: Cow<'_, [u8]>) -> Answer {
         Answer::Send(frame::encode(kind.into(), &payload))
     }
 }
@@ -71,14 +80,14 @@ async fn handshake(hub: Hub, mut request: Request<Incoming>) -> Result<Response<
     };
     let open = Open {
         id: ConnectionId(CONNECTIONS.fetch_add(1, Ordering::Relaxed)),
-        dialect: Dialect::Plain,
-        subscriptions: Vec::new(),
+        door: Door::WebSocket,
+        framing: Framing::WebSocket,
         user: None,
-        upstream: None,
         expires: None,
-        lease: Box::new(Whole(())),
+        voice: Box::new(Echo),
+        lease: Arc::new(()),
     };
-    let Ok(ticket) = hub.open(open).await else {
+    let Ok(opened) = hub.open(open, Vec::new()).await else {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         return Ok(response);
     };
@@ -87,7 +96,7 @@ async fn handshake(hub: Hub, mut request: Request<Incoming>) -> Result<Response<
         let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
         let socket = parts.io.into_inner().into_std().ok()?;
         // Copied, since what hyper read ahead keeps its whole buffer alive.
-        ticket.attach(socket, None, Bytes::copy_from_slice(&parts.read_buf));
+        opened.ticket.attach(socket, None, Bytes::copy_from_slice(&parts.read_buf));
         Some(())
     });
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

@@ -167,6 +167,11 @@ pub struct Counted {
 }
 
 impl Permit {
+    /// The place as a connection holds it.
+    pub fn into_place(self) -> clarion_hub::Place {
+        Arc::new(self)
+    }
+
     /// Leaves it to whoever knows when the connection ends to say so, by [`Admission::leave`]. What is returned is to be
     /// dropped then.
     pub fn hand_over(mut self) -> Option<Counted> {

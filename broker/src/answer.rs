@@ -9,6 +9,7 @@ use axum::{
 };
 use bytes::Bytes;
 use clarion_bus::PublishError;
+use clarion_hub::Leaving;
 use clarion_protocol::{
     ChannelError, InterestError, channel::RESERVED, channel::RESERVED_PREFIX, publication::BodyError,
 };
@@ -19,7 +20,7 @@ use http::{
 use rand::Rng as _;
 use serde_json::json;
 
-use crate::{admission::TooMany, auth::AuthError, hub::Refused, ingress::AcquireError};
+use crate::{admission::TooMany, auth::AuthError, ingress::AcquireError};
 
 /// After how many seconds a publisher may try again: a bus reconnects within five (`bus.reconnect_max`), mostly sooner.
 const RETRY_AFTER_BUS: Duration = Duration::from_secs(2);
@@ -214,13 +215,9 @@ impl From<AcquireError> for Problem {
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        let after = jittered(RETRY_AFTER_BUS);
-        match refused {
-            Refused::Full => Self::overloaded("full", "this node takes no more connections", after),
-            Refused::Leaving => Self::overloaded("leaving", "this node is leaving; another one takes you", after),
-        }
+impl From<Leaving> for Problem {
+    fn from(_: Leaving) -> Self {
+        Self::overloaded("leaving", "this node is leaving; another one takes you", jittered(RETRY_AFTER_BUS))
     }
 }
 

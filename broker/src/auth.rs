@@ -24,12 +24,11 @@ mod web_url;
 
 use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
+use clarion_hub::SlowPolicy;
 use clarion_protocol::{Channel, Depth, Interest, Uid, channel::USERS};
 use http::{HeaderValue, StatusCode, request::Parts};
 use prometheus::{IntCounterVec, Opts, Registry};
 use tokio::sync::watch;
-
-use crate::hub::SlowPolicy;
 
 pub use config::{ApiKey, Config, DEVELOPMENT_SECRET, Mistake};
 pub use credential::SUBPROTOCOL;

@@ -7,7 +7,7 @@ pub mod cors;
 mod events;
 pub mod hand_over;
 pub mod page;
-pub mod upstream;
+mod voice;
 mod websocket;
 
 use std::{sync::Arc, time::SystemTime};
@@ -17,7 +17,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use clarion_bus::Link;
-use clarion_protocol::{Channel, Interest, dialect::Dialect};
+use clarion_hub::{Framing, Open, Opened, Subscription, Ticket, Voice, voice::Mute};
+use clarion_protocol::{Channel, Door, Interest, Wording};
 use http::{
     HeaderMap, Method, StatusCode,
     header::{ACCEPT, UPGRADE},
@@ -25,11 +26,8 @@ use http::{
 };
 
 use crate::{
-    admission::Permit,
     answer::{self, Problem, problem},
     auth::{AuthError, Unauthorized},
-    hub::{Lease, Open, Subscription, Ticket},
-    ingress::Held,
     node::{self, Caller, Node},
     relay,
 };
@@ -37,16 +35,16 @@ use crate::{
 /// The doors there are today, for whoever knocks at none.
 const DOORS: &str = "a channel is heard by a WebSocket handshake, or as an event stream with `Accept: text/event-stream`; it is published to with POST";
 
-/// Which way in was asked for.
+/// How a client asks to be connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Door {
+enum Transport {
     WebSocket,
     EventStream,
 }
 
-impl Door {
-    /// Reads a door's sign.
-    fn of(headers: &HeaderMap) -> Option<Self> {
+impl Transport {
+    /// Reads the headers that ask for it.
+    fn asked(headers: &HeaderMap) -> Option<Self> {
         let lists = |name, word: &str| {
             let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
             let mut items = values.flat_map(|value| value.split(','));
@@ -58,13 +56,6 @@ impl Door {
             Some(Self::EventStream)
         } else {
             None
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::WebSocket => "websocket",
-            Self::EventStream => "sse",
         }
     }
 }
@@ -96,7 +87,7 @@ impl Wanted {
 pub async fn channel(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
     let interest = Interest::from_path(request.uri().path())?;
     let upstream = interest.as_channel();
-    enter(&node, request, Wanted::These(vec![interest]), upstream, Dialect::Event).await
+    enter(&node, request, Wanted::These(vec![interest]), upstream, Door::Sse).await
 }
 
 /// `GET /events?channel=a&channel=b/**`: many channels on one event stream.
@@ -104,14 +95,14 @@ pub async fn channel(State(node): State<Arc<Node>>, request: Request) -> Result<
 /// # Errors
 /// What the client is told when it is not let in.
 pub async fn events(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
-    if Door::of(request.headers()) == Some(Door::WebSocket) {
+    if Transport::asked(request.headers()) == Some(Transport::WebSocket) {
         return Err(Problem::bad_request(
             "event_stream_only",
             "/events is an event stream; a WebSocket hears one channel path",
         ));
     }
     let interests = events::interests(request.uri().query().unwrap_or_default(), node.settings.channels)?;
-    enter(&node, request, Wanted::These(interests), None, Dialect::EventOfMany).await
+    enter(&node, request, Wanted::These(interests), None, Door::Events).await
 }
 
 /// `GET /me`: a signed-in user's own channel, and `broadcast`.
@@ -119,69 +110,60 @@ pub async fn events(State(node): State<Arc<Node>>, request: Request) -> Result<R
 /// # Errors
 /// What the client is told when it is not let in.
 pub async fn me(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
-    enter(&node, request, Wanted::Mine, None, Dialect::Event).await
+    enter(&node, request, Wanted::Mine, None, Door::Sse).await
 }
 
-/// Lets a client in, or tells it why not in a way that its kind understands.
+/// Lets a client in, or tells it why not in a way that its kind understands. `stream` is the door if it asks for an event
+/// stream.
 async fn enter(
     node: &Arc<Node>,
     request: Request,
     wanted: Wanted,
     upstream: Option<Channel>,
-    stream: Dialect,
+    stream: Door,
 ) -> Result<Response, Problem> {
-    let Some(door) = Door::of(request.headers()) else {
+    let Some(transport) = Transport::asked(request.headers()) else {
         return Err(problem(StatusCode::NOT_ACCEPTABLE, "not_acceptable", DOORS));
     };
-    let result = match door {
-        Door::WebSocket => websocket::enter(node, request, wanted, upstream).await,
-        Door::EventStream => events::enter(node, request, wanted, stream).await,
+    let (result, door) = match transport {
+        Transport::WebSocket => (websocket::enter(node, request, wanted, upstream).await, Door::WebSocket),
+        Transport::EventStream => (events::enter(node, request, wanted, stream).await, Door::Sse),
     };
     result.or_else(|refusal| {
         node.metrics.refused.with_label_values(&[door.label(), refusal.code()]).inc();
-        match door {
-            Door::EventStream if refusal.passes() => Ok(answer::come_back()),
-            Door::EventStream | Door::WebSocket => Err(refusal),
+        match transport {
+            Transport::EventStream if refusal.passes() => Ok(answer::come_back()),
+            Transport::EventStream | Transport::WebSocket => Err(refusal),
         }
     })
 }
 
 /// What a door asks for on behalf of its client.
-struct Knock {
+struct ConnectionRequest {
     door: Door,
-    dialect: Dialect,
+    framing: Framing,
+    wording: Wording,
     wanted: Wanted,
+    /// Where to its client publishes by what it sends, if it may.
     upstream: Option<Channel>,
 }
 
-/// What is taken for a client that is let in. Its shard tells [`upstream`] when it is not needed any more.
-struct Taken {
-    held: Held,
-    permit: Permit,
-}
-
-impl Lease for Taken {
-    fn hand_over(self: Box<Self>) -> Option<Box<dyn Send>> {
-        self.held.hand_over();
-        self.permit.hand_over().map(|counted| Box::new(counted) as Box<dyn Send>)
-    }
-}
-
-/// What a knock leads to.
-enum Welcome {
-    /// The connection is registered here.
-    Here(Ticket, Caller),
+/// What a request for a connection leads to.
+enum Outcome {
+    /// The connection is registered here, and hears what it asked for.
+    Registered(Ticket, Caller),
     /// Somebody else answered, or is to be asked.
     Elsewhere(Response),
 }
 
-impl Knock {
-    /// The questions that all doors ask, in their order.
-    async fn ask(self, node: &Arc<Node>, head: &mut Parts) -> Result<Welcome, Problem> {
+impl ConnectionRequest {
+    /// Asks the questions that all doors ask, in their order. Interests stand before the connection is registered, and it is
+    /// registered before the client is told yes, so that nothing is missed in between.
+    async fn register(self, node: &Arc<Node>, head: &mut Parts) -> Result<Outcome, Problem> {
         let caller = node.caller(head).await?;
         let interests = self.wanted.interests(&caller)?;
         if let Some(response) = relay::away(node, head, caller.identity.user.as_ref()).await {
-            return Ok(Welcome::Elsewhere(response));
+            return Ok(Outcome::Elsewhere(response));
         }
         let policies = interests.iter().map(|interest| node.auth.may_subscribe(&caller.identity, interest));
         let policies: Vec<_> = policies.collect::<Result<_, _>>()?;
@@ -190,25 +172,32 @@ impl Knock {
         }
         let address = node.admission.client_address(head, node::peer(head));
         let permit = node.admission.enter(caller.identity.user.as_ref(), address)?;
-        let held = node.ingress.acquire(&interests).await?;
-        let subscriptions = interests.into_iter().zip(held.ids()).zip(policies);
-        let subscriptions = subscriptions
-            .map(|((interest, id), policy)| Subscription { id: *id, interest, slow: policy.slow })
-            .collect();
+        let leases = node.ingress.acquire(&interests).await?;
+        let subscriptions = leases.into_iter().zip(interests).zip(policies);
+        let subscriptions = subscriptions.map(|((lease, interest), policy)| {
+            let (slow, wording) = (policy.slow, self.wording);
+            Subscription { lease, interest, slow, wording, joining: false }
+        });
         let upstream = self.upstream.filter(|channel| node.may_publish(&caller, channel).is_ok());
+        let voice: Box<dyn Voice> = match upstream {
+            Some(channel) => Box::new(voice::Publisher::new(node, channel)),
+            None if self.framing.only_listens() => Box::new(Mute),
+            None => Box::new(voice::Listener),
+        };
         let expires = caller.identity.expires;
         let id = node.ids.next();
         tracing::debug!(connection = id.0, door = self.door.label(), %address, "let in");
-        let ticket = node.hub.open(Open {
+        let open = Open {
             id,
-            dialect: self.dialect,
-            subscriptions,
+            door: self.door,
+            framing: self.framing,
             user: caller.identity.user.clone(),
-            upstream,
             expires: expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default()),
-            lease: Box::new(Taken { held, permit }),
-        });
-        Ok(Welcome::Here(ticket.await?, caller))
+            voice,
+            lease: permit.into_place(),
+        };
+        let Opened { ticket, .. } = node.hub.open(open, subscriptions.collect()).await?;
+        Ok(Outcome::Registered(ticket, caller))
     }
 }
 

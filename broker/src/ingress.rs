@@ -7,18 +7,20 @@ mod deliverer;
 #[cfg(test)]
 pub(crate) mod fake_bus;
 mod metrics;
+mod returns;
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_bus::{BusHandle, InterestId, Link, PublishError, SubscribeError, Topic};
+use clarion_bus::{BusHandle, Link, PublishError, SubscribeError, Topic};
+use clarion_hub::InterestLease;
 use clarion_protocol::{Address, Interest, Publication, limits};
 use futures_util::future;
-use smallvec::SmallVec;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 pub use deliverer::{Deliverer, Internal, Internals};
 pub use metrics::Metrics;
+pub use returns::Returns;
 
 /// The `[ingress]` table.
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
@@ -54,6 +56,8 @@ pub struct Ingress {
     bus: BusHandle,
     config: Config,
     metrics: Metrics,
+    /// Where interests go back to that are not needed.
+    returns: Arc<Returns>,
     /// Publications on their way. Closing waits for them.
     publishing: TaskTracker,
 }
@@ -70,7 +74,9 @@ impl Ingress {
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         metrics::show_bus(&bus, registry)?;
-        Ok(Arc::new(Self { bus, config, metrics: metrics.clone(), publishing: TaskTracker::new() }))
+        let returns = Arc::<Returns>::default();
+        returns.wire(&bus);
+        Ok(Arc::new(Self { bus, config, metrics: metrics.clone(), returns, publishing: TaskTracker::new() }))
     }
 
     /// Asks the bus for interests and returns when all of them stand, or gives back those that do and says why not.
@@ -79,19 +85,12 @@ impl Ingress {
     ///
     /// # Errors
     /// [`AcquireError`].
-    pub async fn acquire(self: &Arc<Self>, interests: &[Interest]) -> Result<Held, AcquireError> {
+    pub async fn acquire(&self, interests: &[Interest]) -> Result<Vec<InterestLease>, AcquireError> {
         let all = future::try_join_all(interests.iter().map(|interest| self.hold(interest)));
-        let result = match tokio::time::timeout(self.config.subscribe_timeout, all).await {
-            Ok(result) => result.map(|references| Held::join(self, references)),
-            Err(_) => Err(AcquireError::Unavailable),
-        };
+        let result = tokio::time::timeout(self.config.subscribe_timeout, all).await;
+        let result = result.unwrap_or(Err(AcquireError::Unavailable));
         self.metrics.acquired(&result);
         result
-    }
-
-    /// Gives references back that were [handed over](Held::hand_over), at once and without blocking.
-    pub fn give_back(&self, interests: &[InterestId]) {
-        interests.iter().for_each(|id| self.bus.unsubscribe(*id));
     }
 
     /// Publishes one message and returns when the bus has taken it.
@@ -178,81 +177,15 @@ impl Ingress {
         }
     }
 
-    async fn hold(&self, interest: &Interest) -> Result<Reference<'_>, AcquireError> {
+    async fn hold(&self, interest: &Interest) -> Result<InterestLease, AcquireError> {
         let id = self.bus.subscribe(&Topic::Channels(interest.clone())).await?;
-        Ok(Reference { bus: &self.bus, id, kept: false })
+        Ok(InterestLease::new(id, self.returns.clone()))
     }
 }
 
 /// What nobody can know when a publishing task ended without a word.
 fn lost() -> PublishError {
     PublishError::Unknown("publishing was interrupted".to_owned())
-}
-
-/// One reference while the others are still waited for.
-struct Reference<'a> {
-    bus: &'a BusHandle,
-    id: InterestId,
-    kept: bool,
-}
-
-impl Drop for Reference<'_> {
-    fn drop(&mut self) {
-        if !self.kept {
-            self.bus.unsubscribe(self.id);
-        }
-    }
-}
-
-/// References to interests that stand. Dropping it gives them back, at once and without blocking.
-#[must_use = "dropping it gives the interests back"]
-pub struct Held {
-    ingress: Arc<Ingress>,
-    ids: Ids,
-}
-
-/// Nearly every connection has one interest.
-enum Ids {
-    One(InterestId),
-    Many(Box<[InterestId]>),
-}
-
-impl Held {
-    fn join(ingress: &Arc<Ingress>, references: Vec<Reference<'_>>) -> Self {
-        let keep = |mut reference: Reference<'_>| {
-            reference.kept = true;
-            reference.id
-        };
-        let ids: SmallVec<[InterestId; 2]> = references.into_iter().map(keep).collect();
-        let ids = if let [id] = *ids { Ids::One(id) } else { Ids::Many(ids.into_vec().into()) };
-        Self { ingress: ingress.clone(), ids }
-    }
-
-    /// What the bus calls them, in the order in which they were asked for.
-    #[must_use]
-    pub fn ids(&self) -> &[InterestId] {
-        match &self.ids {
-            Ids::One(id) => std::slice::from_ref(id),
-            Ids::Many(ids) => ids,
-        }
-    }
-
-    /// Leaves it to whoever knows the interests to give each back, by [`Ingress::give_back`].
-    pub fn hand_over(mut self) {
-        self.ids = Ids::Many(Box::default());
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.ingress.give_back(self.ids());
-    }
-}
-
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Held").field(&self.ids()).finish()
-    }
 }
 
 /// Why interests do not stand.

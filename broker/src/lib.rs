@@ -20,8 +20,4 @@ pub mod drain;
 pub mod probe;
 pub mod members;
 pub mod ingress;
-pub mod hub;
 pub mod tls;
-pub mod outbox;
-pub mod connection;
-pub mod frame;

@@ -14,12 +14,13 @@ mod view;
 use std::{sync::Arc, time::Duration};
 
 use clarion_bus::{BusHandle, PublishError};
+use clarion_hub::Hub;
 use clarion_protocol::{CloseCode, InternalName, NodeName, Publication, Uid, control, control::Control, limits};
 use clarion_ring::MAX_WEIGHT;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::{hub::Hub, ingress::Internals};
+use crate::ingress::Internals;
 
 pub use metrics::Metrics;
 pub use online::Online;

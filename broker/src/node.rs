@@ -11,6 +11,7 @@ use std::{
 };
 
 use axum::extract::ConnectInfo;
+use clarion_hub::{ConnectionId, Hub};
 use clarion_protocol::{Channel, MessageId, NodeName, Prefix, Publication};
 use http::request::Parts;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
@@ -23,7 +24,6 @@ use crate::{
     answer::Problem,
     auth::{Auth, AuthError, Identity},
     config::Pin,
-    hub::{ConnectionId, Hub},
     ingress::Ingress,
     members::Members,
 };

@@ -12,6 +12,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clarion_bus::{BusConfig, BusHandle, BusUrl, ConfigError, Link, Sink};
+use clarion_hub::{self as hub, Hub};
 use clarion_protocol::NodeName;
 use prometheus::Registry;
 use tokio::{
@@ -31,10 +32,8 @@ use crate::{
     admission::Admission,
     auth::Auth,
     config::Config,
-    doors::upstream::ClientMessages,
     drain,
-    hub::{self, Hub},
-    ingress::{self, Deliverer, Ingress},
+    ingress::{self, Deliverer, Ingress, Returns},
     members::{self, Me, Members},
     node::{AcceptMetrics, ConnectionIds, Metrics, Node, Relays, Settings},
     probe::{self, Ready},
@@ -120,12 +119,13 @@ impl Parts {
         let registry = Registry::new();
         admin::register(&registry)?;
         let tls = tls::Server::new(&config.tls, config.limits.handshake, &registry)?;
-        let clients = Arc::new(ClientMessages::new());
-        let hub = Hub::start(held(config), clients.clone(), &registry).context("the shards cannot be started")?;
+        let returns = Arc::<Returns>::default();
+        let hub = Hub::start(held(config), returns.clone(), &registry).context("the shards cannot be started")?;
         let counters = ingress::Metrics::new(&registry)?;
         let (deliverer, internals) = Deliverer::new(hub.clone(), &counters);
         let on_the_shard = BusConfig { links: hub.host(), ..config.bus.clone() };
         let bus = connect(&on_the_shard, Arc::new(deliverer))?;
+        returns.wire(&bus);
         let ingress = Ingress::new(bus.clone(), config.ingress.clone(), &counters, &registry)?;
         let (name, advertise, public_url) = (
             config.node.clone(),
@@ -164,7 +164,6 @@ impl Parts {
             relays: Relays::new(),
             ids: ConnectionIds::default(),
         });
-        clients.wire(&node);
         let (probe, drain) = (probe::Metrics::new(&registry)?, drain::Metrics::new(&registry)?);
         let ready = Ready::new();
         ready.register(&registry)?;
@@ -237,6 +236,12 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
             doors.stop.cancel();
             abandon(&node).await;
             return Err(error.into());
+        }
+        () = node.hub.failed() => {
+            // Its clients are lost already; being half there would lose those who come as well.
+            doors.stop.cancel();
+            abandon(&node).await;
+            anyhow::bail!("a shard of the hub has ended");
         }
     }
     let since = Instant::now();

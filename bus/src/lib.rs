@@ -15,16 +15,12 @@ mod tls;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use clarion_protocol::{Address, Interest, InternalName, Message, Publication};
-use smallvec::SmallVec;
+use clarion_protocol::{Interest, InternalName, Publication};
 use tokio::sync::watch;
 
 pub use bus_url::{BusUrl, BusUrlError, HostPort, NatsAuth, NatsUrl, RedisMode, RedisUrl, Secret};
+pub use clarion_protocol::{Delivery, InterestId};
 pub use config::{BusConfig, ConfigError, PubSub, check, connect};
-
-/// A subscription of this node that stands on the bus, however many sockets share it. Never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct InterestId(pub u64);
 
 /// What can be subscribed to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,18 +41,6 @@ impl From<InternalName> for Topic {
     fn from(name: InternalName) -> Self {
         Self::Internal(name)
     }
-}
-
-/// One copy of a message as the bus's server sent it.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    /// The interests that this copy was sent for, nearly always one. A copy on one server-side subscription can
-    /// serve several interests (`a` and `a/**` share Redis's `SUBSCRIBE clarion:a`); each interest gets each message once.
-    pub interests: SmallVec<[InterestId; 2]>,
-    /// Where it was published.
-    pub address: Address,
-    /// What was published. The payload may share the link's read buffer: copy what is kept.
-    pub message: Message,
 }
 
 /// Takes what a bus receives. Given to a bus when it is started; a value of this type is the bus's only way up.

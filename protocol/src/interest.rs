@@ -50,6 +50,12 @@ impl Interest {
         Self::parse(&channel::decode_path(path)?)
     }
 
+    /// What reaches that far from a channel. Shares its text.
+    #[must_use]
+    pub fn new(base: &Channel, depth: Depth) -> Self {
+        Self { base: base.clone().into_inner(), depth }
+    }
+
     /// The channel that is named, or under which the others lie.
     #[must_use]
     pub fn base(&self) -> &str {
@@ -114,7 +120,7 @@ impl Interest {
 
 impl From<&Channel> for Interest {
     fn from(channel: &Channel) -> Self {
-        Self { base: channel.clone().into_inner(), depth: Depth::Exact }
+        Self::new(channel, Depth::Exact)
     }
 }
 

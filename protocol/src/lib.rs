@@ -1,4 +1,4 @@
-//! Clarion's words as types: channel names, subjects, messages, envelopes, dialects, close codes and limits.
+//! Clarion's words as types: channel names, subjects, messages, envelopes, wordings, close codes and limits.
 //!
 //! Everything here is pure: no I/O, no clock of its own, no logging, no async. What crosses the network is
 //! defined here and nowhere else.
@@ -6,7 +6,8 @@
 pub mod channel;
 pub mod close;
 pub mod control;
-pub mod dialect;
+pub mod delivery;
+pub mod door;
 pub mod envelope;
 pub mod interest;
 pub mod limits;
@@ -15,12 +16,16 @@ pub mod node;
 pub mod publication;
 pub mod subject;
 pub mod user;
+pub mod wording;
 
 pub use channel::{Channel, ChannelError};
 pub use close::CloseCode;
+pub use delivery::{Delivery, InterestId};
+pub use door::Door;
 pub use interest::{Depth, Interest, InterestError};
 pub use message::{Message, MessageId, Meta, Position, Tags};
 pub use node::{NodeName, NodeNameError};
 pub use publication::{Address, InternalName, Publication};
 pub use subject::Prefix;
 pub use user::{Uid, UidError};
+pub use wording::Wording;

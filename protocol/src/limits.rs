@@ -38,3 +38,7 @@ pub const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 pub const ONLINE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Bytes of all tags of a message together: they travel in a header.
 pub const TAG_BYTES: usize = 1024;
+
+/// How long a client may take over one message that it sends, from its first byte to its last: 64 KiB over a mobile network
+/// at its worst.
+pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -107,7 +107,7 @@ impl PublicationBody<'_> {
     /// [`BodyError`] when there is none, more than one, or one that cannot be read.
     pub fn payload(&self) -> Result<Bytes, BodyError> {
         match (&self.data, &self.text, &self.base64) {
-            (Some(data), None, None) if crate::dialect::depth(data.get().as_bytes()) > crate::dialect::JSON_DEPTH => {
+            (Some(data), None, None) if crate::wording::depth(data.get().as_bytes()) > crate::wording::JSON_DEPTH => {
                 Err(BodyError::TooDeep)
             }
             (Some(data), None, None) => Ok(Bytes::copy_from_slice(data.get().as_bytes())),
@@ -160,7 +160,7 @@ pub enum BodyError {
     #[error("base64: {0}")]
     Base64(String),
     /// `data` nests too deeply for what has to read it.
-    #[error("data: nested more than {} levels deep", crate::dialect::JSON_DEPTH)]
+    #[error("data: nested more than {} levels deep", crate::wording::JSON_DEPTH)]
     TooDeep,
     /// Too much in `tags`.
     #[error("tags: more than {} bytes in all", limits::TAG_BYTES)]

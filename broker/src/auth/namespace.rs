@@ -2,11 +2,10 @@
 
 use std::fmt;
 
+use clarion_hub::SlowPolicy;
 use clarion_protocol::{Channel, Depth, Interest, channel::USERS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::hub::SlowPolicy;
 
 /// Who may subscribe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

@@ -65,7 +65,7 @@ impl Default for Limits {
 }
 
 /// What a hub takes at most.
-const MOST_SHARDS: usize = crate::hub::MAX_SHARDS;
+const MOST_SHARDS: usize = clarion_hub::MAX_SHARDS;
 /// Larger payloads are files, and no bus takes them.
 const LARGEST_PAYLOAD: ByteSize = ByteSize(16 << 20);
 /// What a frame or an event adds to a payload, generously.

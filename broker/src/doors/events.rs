@@ -3,22 +3,18 @@
 use std::sync::Arc;
 
 use axum::{body::Body, extract::Request, response::Response};
-use clarion_protocol::{Interest, dialect::Dialect};
+use clarion_hub::Framing;
+use clarion_protocol::{Door, Interest, Wording};
 use http::{HeaderValue, Method, header::CONNECTION};
 
-use super::{Door, Knock, Wanted, Welcome, hand_over::HandOver};
+use super::{ConnectionRequest, Outcome, Wanted, hand_over::HandOver};
 use crate::{
     answer::{self, Problem},
     node::Node,
 };
 
 /// Registers an event stream and makes the head of its response; the shard writes the rest to the socket itself.
-pub(super) async fn enter(
-    node: &Arc<Node>,
-    request: Request,
-    wanted: Wanted,
-    dialect: Dialect,
-) -> Result<Response, Problem> {
+pub(super) async fn enter(node: &Arc<Node>, request: Request, wanted: Wanted, door: Door) -> Result<Response, Problem> {
     let (mut head, _body) = request.into_parts();
     if head.method == Method::HEAD {
         let caller = node.caller(&head).await?;
@@ -27,10 +23,11 @@ pub(super) async fn enter(
         }
         return Ok(answer::event_stream(Body::empty()));
     }
-    let knock = Knock { door: Door::EventStream, dialect, wanted, upstream: None };
-    match knock.ask(node, &mut head).await? {
-        Welcome::Elsewhere(response) => Ok(response),
-        Welcome::Here(ticket, _) => {
+    let wording = if door == Door::Events { Wording::EventOfMany } else { Wording::Event };
+    let request = ConnectionRequest { door, framing: Framing::EventStream, wording, wanted, upstream: None };
+    match request.register(node, &mut head).await? {
+        Outcome::Elsewhere(response) => Ok(response),
+        Outcome::Registered(ticket, _) => {
             let mut response = answer::event_stream(Body::empty());
             // Without a length the body ends with the connection, so messages need no chunks around them.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

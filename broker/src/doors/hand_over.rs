@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use bytes::Bytes;
+use clarion_hub::Ticket;
 use parking_lot::Mutex;
-
-use crate::hub::Ticket;
 
 /// In a response: after its head the socket leaves HTTP.
 pub struct HandOver {
@@ -21,7 +20,7 @@ pub struct HandOver {
 
 /// What a response can carry must be one that can be cloned; the ticket goes to whoever takes it first.
 #[derive(Clone)]
-struct Carried(Arc<Mutex<Option<HandOver>>>);
+struct InResponse(Arc<Mutex<Option<HandOver>>>);
 
 impl HandOver {
     /// For this connection.
@@ -31,11 +30,11 @@ impl HandOver {
 
     /// Puts it into a response.
     pub fn put(self, response: &mut Response) {
-        response.extensions_mut().insert(Carried(Arc::new(Mutex::new(Some(self)))));
+        response.extensions_mut().insert(InResponse(Arc::new(Mutex::new(Some(self)))));
     }
 
     /// Takes it out of a response, if it is in there.
     pub fn take(response: &mut Response) -> Option<Self> {
-        response.extensions_mut().remove::<Carried>()?.0.lock().take()
+        response.extensions_mut().remove::<InResponse>()?.0.lock().take()
     }
 }

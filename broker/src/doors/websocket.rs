@@ -9,7 +9,8 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use clarion_protocol::{Channel, dialect::Dialect};
+use clarion_hub::Framing;
+use clarion_protocol::{Channel, Door, Wording};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
     header::{
@@ -19,7 +20,7 @@ use http::{
 };
 use sha1::{Digest as _, Sha1};
 
-use super::{Door, Knock, Wanted, Welcome, hand_over::HandOver};
+use super::{ConnectionRequest, Outcome, Wanted, hand_over::HandOver};
 use crate::{
     answer::{Problem, problem},
     node::Node,
@@ -40,10 +41,11 @@ pub(super) async fn enter(
 ) -> Result<Response, Problem> {
     let (mut head, _body) = request.into_parts();
     let accept = check(&head)?;
-    let knock = Knock { door: Door::WebSocket, dialect: Dialect::Plain, wanted, upstream };
-    let (ticket, caller) = match knock.ask(node, &mut head).await? {
-        Welcome::Here(ticket, caller) => (ticket, caller),
-        Welcome::Elsewhere(response) => return Ok(response),
+    let (door, framing, wording) = (Door::WebSocket, Framing::WebSocket, Wording::Payload);
+    let request = ConnectionRequest { door, framing, wording, wanted, upstream };
+    let (ticket, caller) = match request.register(node, &mut head).await? {
+        Outcome::Registered(ticket, caller) => (ticket, caller),
+        Outcome::Elsewhere(response) => return Ok(response),
     };
     let mut response = switch(accept, caller.identity.subprotocol);
     HandOver::new(ticket, Bytes::new()).put(&mut response);

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use clarion_hub::Hub;
 use clarion_protocol::CloseCode;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Steps;
 use crate::{
-    hub::Hub,
     ingress::Ingress,
     members::Members,
     probe::{LEAVING, Ready},

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use clarion_bus::{Delivery, Sink};
+use clarion_hub::Hub;
 use clarion_protocol::{Address, InternalName};
 use tokio::sync::mpsc;
 
 use super::Metrics;
-use crate::hub::Hub;
 
 /// How many internal messages may wait: ten heartbeats of a hundred nodes. What comes on top is dropped, since a heartbeat
 /// comes again and a question that is not answered says so, while waiting here would hold up everybody's messages.
@@ -79,7 +79,8 @@ mod tests {
     use std::{sync::Arc, time::Duration};
 
     use clarion_bus::InterestId;
-    use clarion_protocol::{Channel, Interest, Message, dialect::Dialect};
+    use clarion_hub::{Config, ConnectionId, Framing, InterestLease, Open, SlowPolicy, Subscription, voice::Mute};
+    use clarion_protocol::{Channel, Door, Interest, Message, Wording};
     use prometheus::Registry;
     use tokio::{
         io::AsyncReadExt as _,
@@ -87,14 +88,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::hub::{self, ConnectionId, Open, Sender, SlowPolicy, Subscription, Upstream, Whole};
-
-    /// Nobody publishes here.
-    struct Nobody;
-
-    impl Upstream for Nobody {
-        fn received(&self, _: Sender, _: Channel, _: Bytes) {}
-    }
+    use crate::ingress::Returns;
 
     fn delivery(address: impl Into<Address>, payload: &'static str) -> Delivery {
         Delivery {
@@ -114,7 +108,7 @@ mod tests {
 
     fn deliverer() -> (Deliverer, Internals, Hub, Metrics) {
         let (registry, metrics) = (Registry::new(), Metrics::new(&Registry::new()).unwrap());
-        let hub = Hub::start(hub::Config::default(), Arc::new(Nobody), &registry).unwrap();
+        let hub = Hub::start(Config::default(), Arc::<Returns>::default(), &registry).unwrap();
         let (deliverer, internals) = Deliverer::new(hub.clone(), &metrics);
         (deliverer, internals, hub, metrics)
     }
@@ -123,16 +117,12 @@ mod tests {
     async fn channels_go_to_the_hub_and_internals_to_the_members() {
         let (deliverer, mut internals, hub, metrics) = deliverer();
         let interest = Interest::parse("a").unwrap();
-        let open = Open {
-            id: ConnectionId(1),
-            dialect: Dialect::Event,
-            subscriptions: vec![Subscription { id: InterestId(1), interest, slow: SlowPolicy::default() }],
-            user: None,
-            upstream: None,
-            expires: None,
-            lease: Box::new(Whole(())),
-        };
-        let ticket = hub.open(open).await.unwrap();
+        let lease = InterestLease::new(InterestId(1), Arc::<Returns>::default());
+        let (slow, wording, joining) = (SlowPolicy::default(), Wording::Event, false);
+        let (id, door, framing, voice) = (ConnectionId(1), Door::Sse, Framing::EventStream, Box::new(Mute));
+        let open = Open { id, door, framing, user: None, expires: None, voice, lease: Arc::new(()) };
+        let subscription = Subscription { lease, interest, slow, wording, joining };
+        let ticket = hub.open(open, vec![subscription]).await.unwrap().ticket;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         ticket.attach(listener.accept().await.unwrap().0.into_std().unwrap(), None, Bytes::new());

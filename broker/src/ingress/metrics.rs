@@ -1,6 +1,7 @@
 //! What ingress counts, and the bus's own counters as the registry shows them.
 
 use clarion_bus::{BusHandle, PublishError, Stats};
+use clarion_hub::InterestLease;
 use parking_lot::Mutex;
 use prometheus::{
     IntCounter, IntCounterVec, IntGauge, Opts, Registry,
@@ -8,7 +9,7 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use super::{AcquireError, Held};
+use super::AcquireError;
 
 /// Handles to ingress's counters. Cheap to clone.
 #[derive(Clone)]
@@ -75,7 +76,7 @@ impl Metrics {
         }
     }
 
-    pub(super) fn acquired(&self, result: &Result<Held, AcquireError>) {
+    pub(super) fn acquired(&self, result: &Result<Vec<InterestLease>, AcquireError>) {
         match result {
             Ok(_) => self.acquired.inc(),
             Err(AcquireError::Refused(_)) => self.acquire_refused.inc(),

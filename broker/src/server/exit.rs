@@ -13,6 +13,7 @@ use std::{
 
 use axum::response::Response;
 use bytes::Bytes;
+use clarion_hub::Ticket;
 use http::{
     HeaderMap, StatusCode, Version,
     header::{CONTENT_LENGTH, DATE},
@@ -20,7 +21,7 @@ use http::{
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::{doors::hand_over::HandOver, hub::Ticket, tls::Carrier};
+use crate::{doors::hand_over::HandOver, tls::Carrier};
 
 /// One connection's way out. Cheap to clone.
 #[derive(Clone, Default)]
@@ -79,8 +80,8 @@ impl Leaving {
     /// Whoever drops this, as a client that takes nothing makes its caller do, closes the connection.
     pub(super) async fn go(self, mut socket: impl Carrier, read_ahead: Bytes) -> io::Result<()> {
         socket.write_all(&self.opening).await?;
-        let (socket, session) = socket.into_parts()?;
-        self.ticket.attach(socket, session, read_ahead);
+        let (socket, tls) = socket.into_parts()?;
+        self.ticket.attach(socket, tls, read_ahead);
         Ok(())
     }
 }
@@ -104,27 +105,22 @@ fn head(version: Version, status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use clarion_protocol::{Channel, dialect::Dialect};
+    use clarion_hub::{Config, ConnectionId, Framing, Hub, Open, voice::Mute};
+    use clarion_protocol::Door;
     use futures_util::FutureExt as _;
     use prometheus::Registry;
 
     use super::*;
-    use crate::hub::{Config, ConnectionId, Hub, Open, Sender, Upstream, Whole};
-
-    struct Nobody;
-
-    impl Upstream for Nobody {
-        fn received(&self, _: Sender, _: Channel, _: Bytes) {}
-    }
+    use crate::ingress::Returns;
 
     async fn handed_over() -> Response {
-        let hub = Hub::start(Config::default(), Arc::new(Nobody), &Registry::new()).unwrap();
-        let (id, subscriptions, lease) = (ConnectionId(1), Vec::new(), Box::new(Whole(())));
-        let open =
-            Open { id, dialect: Dialect::Event, subscriptions, user: None, upstream: None, expires: None, lease };
+        let hub = Hub::start(Config::default(), Arc::<Returns>::default(), &Registry::new()).unwrap();
+        let (id, door, framing, voice) = (ConnectionId(1), Door::Sse, Framing::EventStream, Box::new(Mute));
+        let open = Open { id, door, framing, user: None, expires: None, voice, lease: Arc::new(()) };
         let mut response = Response::new(Body::empty());
         response.headers_mut().insert(CONTENT_LENGTH, 0.into());
-        HandOver::new(hub.open(open).await.unwrap(), Bytes::from_static(b"hello")).put(&mut response);
+        HandOver::new(hub.open(open, Vec::new()).await.unwrap().ticket, Bytes::from_static(b"hello"))
+            .put(&mut response);
         response
     }
 

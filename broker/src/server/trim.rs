@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
+use clarion_hub::Hub;
 use prometheus::IntCounter;
 use tokio::time::{self, Instant, MissedTickBehavior};
-
-use crate::hub::Hub;
 
 /// How often is looked: a node that rests does nothing else in a second than its probe.
 const LOOK: Duration = Duration::from_secs(1);

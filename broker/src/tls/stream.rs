@@ -1,4 +1,4 @@
-//! A session over tokio's socket, for as long as HTTP is spoken: the handshake, then reading and writing.
+//! TLS over tokio's socket, for as long as HTTP is spoken: the handshake, then reading and writing.
 
 use std::{
     io::{self, Read, Write},
@@ -7,13 +7,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use clarion_hub::tls::{NotTls, TlsState};
 use rustls::{HandshakeKind, ServerConfig};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest, ReadBuf},
     net::TcpStream,
 };
-
-use super::session::{NotTls, Session};
 
 /// What somebody is told who speaks HTTP to a port that speaks TLS.
 const SPEAK_TLS: &str = concat!(
@@ -36,7 +35,7 @@ pub enum Refusal {
 /// A TCP connection with TLS on it.
 pub struct TlsStream {
     socket: TcpStream,
-    session: Box<Session>,
+    tls: Box<TlsState>,
 }
 
 impl TlsStream {
@@ -45,13 +44,13 @@ impl TlsStream {
     /// # Errors
     /// What became of it instead.
     pub(super) async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self, Refusal> {
-        let session = Session::new(config).map_err(|error| Refusal::Failed(io::Error::other(error)))?;
-        let mut stream = Self { socket, session: Box::new(session) };
+        let tls = TlsState::new(config).map_err(|error| Refusal::Failed(io::Error::other(error)))?;
+        let mut stream = Self { socket, tls: Box::new(tls) };
         loop {
-            match stream.session.shake_hands(&mut Tried(&stream.socket)) {
+            match stream.tls.shake_hands(&mut Tried(&stream.socket)) {
                 Ok(()) => return Ok(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let wanted = if stream.session.is_behind() { Interest::WRITABLE } else { Interest::READABLE };
+                    let wanted = if stream.tls.is_behind() { Interest::WRITABLE } else { Interest::READABLE };
                     stream.socket.ready(wanted).await.map_err(Refusal::Failed)?;
                 }
                 Err(error) if speaks_http(&error) => {
@@ -67,29 +66,29 @@ impl TlsStream {
 
     /// How the handshake went.
     pub(super) fn handshake(&self) -> Option<HandshakeKind> {
-        self.session.handshake()
+        self.tls.handshake()
     }
 }
 
 /// What HTTP is spoken over, until the socket leaves for its shard.
 pub trait Carrier: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// The socket out of its runtime, and the session that goes on over it elsewhere, if there is one. What was decrypted and
+    /// The socket out of its runtime, and the state of its TLS, which goes on elsewhere, if there is one. What was decrypted and
     /// not fetched is still in there.
     ///
     /// # Errors
     /// When the runtime does not let it go.
-    fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<Session>>)>;
+    fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<TlsState>>)>;
 }
 
 impl Carrier for TcpStream {
-    fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<Session>>)> {
+    fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<TlsState>>)> {
         Ok((self.into_std()?, None))
     }
 }
 
 impl Carrier for TlsStream {
-    fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<Session>>)> {
-        Ok((self.socket.into_std()?, Some(self.session)))
+    fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<TlsState>>)> {
+        Ok((self.socket.into_std()?, Some(self.tls)))
     }
 }
 
@@ -118,9 +117,9 @@ impl Write for Tried<'_> {
 
 impl AsyncRead for TlsStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { socket, session } = &mut *self;
+        let Self { socket, tls } = &mut *self;
         loop {
-            match session.read(&mut Tried(socket), into.initialize_unfilled()) {
+            match tls.read(&mut Tried(socket), into.initialize_unfilled()) {
                 Ok(length) => {
                     into.advance(length);
                     return Poll::Ready(Ok(()));
@@ -134,9 +133,9 @@ impl AsyncRead for TlsStream {
 
 impl AsyncWrite for TlsStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { socket, session } = &mut *self;
+        let Self { socket, tls } = &mut *self;
         loop {
-            match session.write(&mut Tried(socket), bytes)? {
+            match tls.write(&mut Tried(socket), bytes)? {
                 0 if !bytes.is_empty() => ready!(socket.poll_write_ready(cx))?,
                 taken => return Poll::Ready(Ok(taken)),
             }
@@ -144,10 +143,10 @@ impl AsyncWrite for TlsStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { socket, session } = &mut *self;
+        let Self { socket, tls } = &mut *self;
         loop {
-            session.flush(&mut Tried(socket))?;
-            if !session.is_behind() {
+            tls.flush(&mut Tried(socket))?;
+            if !tls.is_behind() {
                 return Poll::Ready(Ok(()));
             }
             ready!(socket.poll_write_ready(cx))?;
@@ -155,8 +154,8 @@ impl AsyncWrite for TlsStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { socket, session } = &mut *self;
-        session.end(&mut Tried(socket))?;
+        let Self { socket, tls } = &mut *self;
+        tls.end(&mut Tried(socket))?;
         ready!(self.as_mut().poll_flush(cx))?;
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }

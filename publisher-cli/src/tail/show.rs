@@ -5,7 +5,7 @@ use std::{
     ops::ControlFlow,
 };
 
-use clarion_protocol::{Channel, dialect};
+use clarion_protocol::{Channel, wording};
 
 use super::Flow;
 use crate::{failure::Failure, output::Output};
@@ -44,7 +44,7 @@ impl Show {
 /// One JSON object in one line. A payload that is JSON may have line ends between its parts, never within a string.
 fn json(channel: &str, payload: &[u8]) -> Vec<u8> {
     let mut line = match Channel::parse(channel) {
-        Ok(channel) => dialect::json(&channel, payload),
+        Ok(channel) => wording::json(&channel, payload),
         // `/me` is a door and no channel, and says not which of its two channels a message came from.
         Err(_) => {
             let text = String::from_utf8_lossy(payload);

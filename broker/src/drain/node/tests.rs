@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use clarion_bus::{Bus as _, BusConfig, Delivery, PublishError, Sink, memory::Server};
-use clarion_protocol::{Channel, Interest, NodeName, Publication, dialect::Dialect};
+use clarion_bus::{Bus as _, BusConfig, BusHandle, Delivery, PublishError, Sink, memory::Server};
+use clarion_hub::{self as hub, ConnectionId, Framing, Leaving, Open, SlowPolicy, Subscription, voice::Mute};
+use clarion_protocol::{Channel, Door, Interest, NodeName, Publication, Wording};
 use futures_util::future;
 use prometheus::Registry;
 use tokio::{
@@ -16,17 +17,12 @@ use tokio::{
 use super::*;
 use crate::{
     drain::{self, Config, Metrics},
-    hub::{self, ConnectionId, Open, Refused, Sender, SlowPolicy, Subscription, Upstream, Whole},
-    ingress::{self, Deliverer},
+    ingress::{self, Deliverer, Returns},
     members::{self, Me},
 };
 
-/// Nobody publishes here, and nobody listens there.
+/// Nobody listens there.
 struct Nobody;
-
-impl Upstream for Nobody {
-    fn received(&self, _: Sender, _: Channel, _: Bytes) {}
-}
 
 #[async_trait]
 impl Sink for Nobody {
@@ -37,34 +33,32 @@ impl Sink for Nobody {
     fn gap(&self) {}
 }
 
-fn node(server: &Server) -> Node {
+fn node(server: &Server) -> (Node, BusHandle) {
     let registry = Registry::new();
-    let hub = Hub::start(hub::Config::default(), Arc::new(Nobody), &registry).unwrap();
+    let returns = Arc::<Returns>::default();
+    let hub = Hub::start(hub::Config::default(), returns.clone(), &registry).unwrap();
     let metrics = ingress::Metrics::new(&registry).unwrap();
     let (deliverer, internals) = Deliverer::new(hub.clone(), &metrics);
-    let bus = Arc::new(server.attach(&BusConfig::default(), Arc::new(deliverer)));
+    let bus: BusHandle = Arc::new(server.attach(&BusConfig::default(), Arc::new(deliverer)));
+    returns.wire(&bus);
     let ingress = Ingress::new(bus.clone(), ingress::Config::default(), &metrics, &registry).unwrap();
     let me = Me { node: NodeName::parse("a").unwrap(), advertise: None, public_url: None };
     let metrics = members::Metrics::new(&registry).unwrap();
-    let members = Members::start(members::Config::default(), me, bus, internals, Arc::new(hub.clone()), metrics);
+    let members =
+        Members::start(members::Config::default(), me, bus.clone(), internals, Arc::new(hub.clone()), metrics);
     let (accepting, listeners) = (CancellationToken::new(), TaskTracker::new());
     listeners.spawn(accepting.clone().cancelled_owned());
-    Node { ready: Ready::new(), members, accepting, listeners, hub, ingress }
+    (Node { ready: Ready::new(), members, accepting, listeners, hub, ingress }, bus)
 }
 
-/// What an event stream on the channel `a` is opened with; `token` is held as long as the connection is here.
-async fn opening(node: &Node, token: &Arc<()>) -> Open {
+/// What an event stream on the channel `a` is opened with; `token` is held as long as it has its place.
+async fn opening(node: &Node, token: &Arc<()>) -> (Open, Vec<Subscription>) {
     let interest = Interest::parse("a").unwrap();
-    let held = node.ingress.acquire(std::slice::from_ref(&interest)).await.unwrap();
-    Open {
-        id: ConnectionId(1),
-        dialect: Dialect::Event,
-        subscriptions: vec![Subscription { id: held.ids()[0], interest, slow: SlowPolicy::default() }],
-        user: None,
-        upstream: None,
-        expires: None,
-        lease: Box::new(Whole((held, token.clone()))),
-    }
+    let lease = node.ingress.acquire(std::slice::from_ref(&interest)).await.unwrap().remove(0);
+    let (slow, wording, joining) = (SlowPolicy::default(), Wording::Event, false);
+    let (id, door, framing, voice) = (ConnectionId(1), Door::Sse, Framing::EventStream, Box::new(Mute));
+    let open = Open { id, door, framing, user: None, expires: None, voice, lease: token.clone() };
+    (open, vec![Subscription { lease, interest, slow, wording, joining }])
 }
 
 /// Reads a stream to its end.
@@ -79,7 +73,7 @@ fn read(mut stream: TcpStream) -> JoinHandle<String> {
 #[tokio::test]
 async fn a_node_leaves_and_loses_nobody() {
     let (server, token) = (Server::new(), Arc::new(()));
-    let node = node(&server);
+    let (node, bus) = node(&server);
     let publisher = server.attach(&BusConfig::default(), Arc::new(Nobody));
     let say = async |text: &'static str| {
         publisher.publish(Publication::raw(Channel::parse("a").unwrap(), text)).await.unwrap();
@@ -87,8 +81,8 @@ async fn a_node_leaves_and_loses_nobody() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut streams = Vec::new();
     for _ in 0..50 {
-        let open = opening(&node, &token).await;
-        let ticket = node.hub.open(open).await.unwrap();
+        let (open, subscriptions) = opening(&node, &token).await;
+        let ticket = node.hub.open(open, subscriptions).await.unwrap().ticket;
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         ticket.attach(listener.accept().await.unwrap().0.into_std().unwrap(), None, Bytes::new());
         streams.push(read(client));
@@ -114,8 +108,10 @@ async fn a_node_leaves_and_loses_nobody() {
         assert!(heard.contains("data: early\n") && heard.contains("data: while leaving\n"), "{heard}");
         assert!(heard.contains("retry:"), "told when to come back: {heard}");
     }
-    assert!(matches!(node.hub.open(late).await, Err(Refused::Leaving)));
-    assert_eq!(Arc::strong_count(&token), 1, "all interests were given back");
+    assert!(matches!(node.hub.open(late.0, late.1).await, Err(Leaving)));
+    assert_eq!(Arc::strong_count(&token), 1, "all places were given back");
+    // One is the members' own.
+    assert!(bus.stats().interests <= 1, "all interests were given back: {:?}", bus.stats());
     let refused = node.ingress.publish(Publication::raw(Channel::parse("a").unwrap(), "")).await;
     assert!(matches!(refused, Err(PublishError::NotTaken(_))), "{refused:?}");
 }

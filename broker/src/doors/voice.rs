@@ -1,0 +1,72 @@
+//! What becomes of what clients say over plain WebSockets: `ping` is answered, a message is published where the client may.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Weak},
+};
+
+use bytes::Bytes;
+use clarion_hub::{
+    Answer, Attention, ConnectionKey, Voice,
+    frame::{Kind, Opcode, encode},
+};
+use clarion_protocol::{Channel, Publication};
+use tokio::runtime::Handle;
+
+use crate::node::{Node, Via};
+
+/// What every client may say, as text, to see whether the connection lives.
+const PING: &[u8] = b"ping";
+/// What it is answered.
+const PONG: &[u8] = b"pong";
+
+/// The voice of a client that only listens, or may only listen: all but `ping` is counted and dropped.
+pub(super) struct Listener;
+
+impl Voice for Listener {
+    fn attention(&self) -> Attention {
+        Attention::Word
+    }
+
+    fn message(&mut self, _: ConnectionKey, kind: Kind, payload: Cow<'_, [u8]>) -> Answer {
+        answer_to_ping(kind, &payload).unwrap_or(Answer::Ignore)
+    }
+}
+
+/// The voice of a client that may publish to the channel of its URL, one message at a time: the hub reads on when the bus
+/// has taken the last.
+pub(super) struct Publisher {
+    runtime: Handle,
+    /// A node that is gone has no connections either.
+    node: Weak<Node>,
+    channel: Channel,
+}
+
+impl Publisher {
+    /// Whether the client may was decided when it connected. Must be called on the runtime that is to publish.
+    pub(super) fn new(node: &Arc<Node>, channel: Channel) -> Self {
+        Self { runtime: Handle::current(), node: Arc::downgrade(node), channel }
+    }
+}
+
+impl Voice for Publisher {
+    fn message(&mut self, from: ConnectionKey, kind: Kind, payload: Cow<'_, [u8]>) -> Answer {
+        if let Some(answer) = answer_to_ping(kind, &payload) {
+            return answer;
+        }
+        let Some(node) = self.node.upgrade() else { return Answer::Ignore };
+        let publication = Publication::raw(self.channel.clone(), Bytes::from(payload.into_owned()));
+        self.runtime.spawn(async move {
+            // Counted by outcome in there. A WebSocket has no answer to a single message, so the client is not told.
+            if let Err(problem) = node.publish(Via::WebSocket, publication).await {
+                tracing::debug!(code = problem.code(), "a client's message was not published");
+            }
+            node.hub.resume(from);
+        });
+        Answer::Pause
+    }
+}
+
+fn answer_to_ping(kind: Kind, payload: &[u8]) -> Option<Answer> {
+    (kind == Kind::Text && payload == PING).then(|| Answer::Send(encode(Opcode::Text, PONG)))
+}

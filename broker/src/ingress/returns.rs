@@ -1,0 +1,32 @@
+//! The way back for interests that nobody needs any more.
+
+use std::sync::{OnceLock, Weak};
+
+use clarion_bus::{Bus, BusHandle};
+use clarion_hub::Release;
+use clarion_protocol::InterestId;
+
+/// Gives interests back to the bus, at once and without blocking.
+///
+/// A hub is started before the bus that delivers to it, so this is wired later; before that nothing stands that could go back.
+#[derive(Default)]
+pub struct Returns {
+    /// Weak, since the bus holds the hub.
+    bus: OnceLock<Weak<dyn Bus>>,
+}
+
+impl Returns {
+    /// Names the bus. The first one stays.
+    pub fn wire(&self, bus: &BusHandle) {
+        let _ = self.bus.set(std::sync::Arc::downgrade(bus));
+    }
+}
+
+impl Release for Returns {
+    fn release(&self, interests: &[InterestId]) {
+        // With the bus its interests are gone, too.
+        if let Some(bus) = self.bus.get().and_then(Weak::upgrade) {
+            interests.iter().for_each(|id| bus.unsubscribe(*id));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A connection from its registration to its socket.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use clarion_protocol::{Door, Uid};
+
+use crate::{
+    connection::ConnectionId,
+    framing::Framing,
+    roster::Key,
+    seat::SeatId,
+    shard::{Command, Inbox},
+    tls::TlsState,
+    voice::Voice,
+};
+
+/// Everything the hub is told of a new connection. It hears nothing until it joins something.
+pub struct Open {
+    /// The connection's name in logs.
+    pub id: ConnectionId,
+    /// Which way it came in, for metrics.
+    pub door: Door,
+    /// What is around its messages.
+    pub framing: Framing,
+    /// Whose it is.
+    pub user: Option<Uid>,
+    /// When its token ends, from now.
+    pub expires: Option<Duration>,
+    /// What becomes of what its client says.
+    pub voice: Box<dyn Voice>,
+    /// Its place among all. Dropped when the goodbye begins or the connection is lost; dropping must not block.
+    pub lease: Place,
+}
+
+/// What was taken for a connection. Connections that took the same, a number among all, share one and count its references.
+pub type Place = Arc<dyn Any + Send + Sync>;
+
+/// Names a registered connection for as long as it is here, and nobody afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionKey {
+    pub(crate) shard: u16,
+    pub(crate) key: Key,
+}
+
+/// A connection that was registered.
+#[derive(Debug)]
+pub struct Opened {
+    /// What gives it its socket.
+    pub ticket: Ticket,
+    /// The seats of what it joined at once, in that order.
+    pub seats: Vec<SeatId>,
+}
+
+/// A registered connection that waits for its transport. Dropping it closes the connection.
+pub struct Ticket {
+    inbox: Arc<Inbox>,
+    key: ConnectionKey,
+    used: bool,
+}
+
+impl Ticket {
+    pub(crate) fn new(inbox: Arc<Inbox>, key: ConnectionKey) -> Self {
+        Self { inbox, key, used: false }
+    }
+
+    /// What it is called in the hub.
+    #[must_use]
+    pub fn key(&self) -> ConnectionKey {
+        self.key
+    }
+
+    /// Gives the connection its socket, once its client was told that it is let in, with the TLS state of it, if there is
+    /// one, and with what was read beyond the request, as plaintext.
+    pub fn attach(mut self, socket: std::net::TcpStream, tls: Option<Box<TlsState>>, read_ahead: Bytes) {
+        // A socket that cannot be set is broken: the ticket is dropped unused, which closes the connection.
+        if let Err(error) = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)) {
+            tracing::debug!(%error, "a socket was gone before it was attached");
+            return;
+        }
+        self.used = true;
+        self.inbox.command(Command::Attach(self.key.key, socket, tls, read_ahead));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.used {
+            self.inbox.command(Command::Gone(self.key.key));
+        }
+    }
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket").field("key", &self.key).finish_non_exhaustive()
+    }
+}
