@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     connection::{Incoming, NEVER, Phase, Tick},
-    frame::{CONTROL_BYTES, Decoder, Event, Opcode, encode, write_header},
+    frame::{Decoder, Event, Opcode, encode, write_header},
     metrics::End,
     outbox::{Dropped, Pushed, SlowPolicy},
     ticket::ConnectionKey,
@@ -37,8 +37,10 @@ enum Flow {
 /// What one client is answered to what was read at once. Its room is used for all.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
+    /// Whole frames, in the order in which they were asked for.
     frames: Vec<u8>,
-    /// The last ping's payload: one pong may answer several pings (RFC 6455, 5.5.3).
+    /// The payload of the last ping of a client that does not take what waits for it: one pong may answer several pings
+    /// (RFC 6455, 5.5.3).
     ping: Option<Vec<u8>>,
 }
 
@@ -218,10 +220,13 @@ impl Roster {
             }
             _ if !record.is_open() => return Flow::On,
             Event::Pong => return Flow::On,
+            Event::Ping(payload) if record.outbox.is_some() => {
+                self.replies.ping = Some(payload.to_vec());
+                return Flow::On;
+            }
             Event::Ping(payload) => {
-                let kept = self.replies.ping.get_or_insert_with(|| Vec::with_capacity(CONTROL_BYTES));
-                kept.clear();
-                kept.extend_from_slice(payload);
+                write_header(Opcode::Pong, payload.len(), &mut self.replies.frames);
+                self.replies.frames.extend_from_slice(payload);
                 return Flow::On;
             }
             Event::Skipped(bytes) => {
@@ -261,13 +266,9 @@ impl Roster {
             return;
         };
         let Some(outbox) = &mut record.outbox else {
-            let mut bytes = Vec::with_capacity(frames.len());
-            if let Some(payload) = self.replies.ping.take() {
-                write_header(Opcode::Pong, payload.len(), &mut bytes);
-                bytes.extend_from_slice(&payload);
-            }
-            bytes.append(frames);
-            if record.send(bytes.into()).is_err() {
+            let bytes = Bytes::copy_from_slice(frames);
+            frames.clear();
+            if record.send(bytes).is_err() {
                 self.lose(key);
             }
             return;
