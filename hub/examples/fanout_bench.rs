@@ -1,6 +1,6 @@
 //! What fan-out costs: the hub against a bare loop that writes the same bytes to as many sockets, in alternation.
 //!
-//! `cargo run --release --example fanout_bench -- [sockets] [both|hub|bare|memory|memory-users] [batch]`. CPU is
+//! `cargo run --release --example fanout_bench -- [sockets] [both|hub|bare|memory|memory-users|seats] [batch]`. CPU is
 //! that of the threads that encode and write (and, for the hub, of the one that dispatches); clients read in another process.
 
 #![expect(clippy::print_stdout, reason = "this prints a report")]
@@ -27,6 +27,8 @@ use mio::{Events, Poll, Token};
 const PAYLOAD: usize = 128;
 /// Write calls in one measurement: some tenths of a second of a core.
 const WRITES: usize = 50_000;
+/// Seats that each connection joins and leaves in one measurement.
+const SEATS: usize = 50;
 /// Measurements of each kind.
 const ROUNDS: usize = 12;
 
@@ -46,6 +48,7 @@ fn main() {
             let own = |number: usize| (format!("users/{number}"), Some(Uid::parse(&number.to_string()).unwrap()));
             runtime.block_on(memory(sockets, "a user and a channel for each", own));
         }
+        "seats" => runtime.block_on(seats(sockets)),
         _ => runtime.block_on(compare(sockets, &mode, batch)),
     }
 }
@@ -92,6 +95,33 @@ async fn memory(sockets: usize, what: &str, of: impl Fn(usize) -> (String, Optio
     readers.wait_for(frame_bytes() as u64);
     let grown = resident().saturating_sub(before);
     println!("{sockets} idle connections, {what}: {} bytes each", grown / (sockets - 1));
+    hub.stop(tokio::time::Instant::now()).await;
+}
+
+/// How many seats a second open connections join and leave, without a bus: so many clients that each wait for their answer.
+async fn seats(connections: usize) {
+    let hub = start_hub();
+    let mut tickets = Vec::new();
+    for _ in 0..connections {
+        tickets.push(hub.open(opening(None), Vec::new()).await.unwrap().ticket);
+    }
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        let before = tokio::time::Instant::now();
+        for round in 0..SEATS {
+            let joins = tickets.iter().map(|ticket| {
+                let channel = format!("seats/{}", round % 20);
+                hub.join(ticket.key(), vec![subscription(round % 20, &channel)])
+            });
+            let seats = futures_util::future::join_all(joins).await;
+            tickets.iter().zip(seats).for_each(|(ticket, seats)| hub.leave(ticket.key(), seats[0]));
+        }
+        rates.push((2 * SEATS * connections) as f64 / before.elapsed().as_secs_f64());
+    }
+    rates.sort_by(f64::total_cmp);
+    let (median, least, most) = (rates[ROUNDS / 2], rates[0], rates[ROUNDS - 1]);
+    println!("{connections} open connections, {ROUNDS} rounds, joins and leaves a second:");
+    println!("  median {median:.0}   least {least:.0}   most {most:.0}");
     hub.stop(tokio::time::Instant::now()).await;
 }
 
@@ -179,20 +209,28 @@ fn place() -> Place {
 fn start_hub() -> Hub {
     // The readers know nothing of pings.
     let never = Duration::from_secs(24 * 3600);
-    let config = Config { shards: std::num::NonZero::new(1), ping_interval: never, ..Config::default() };
+    let config = Config { shards: std::num::NonZero::new(1), ping_interval: never, handshake_timeout: never, ..Config::default() };
     Hub::start(config, Arc::new(Nobody), &prometheus::Registry::new()).unwrap()
 }
 
 async fn open(hub: &Hub, stream: TcpStream, interest: usize, channel: &str, user: Option<Uid>) {
     let interest = if channel == "all" { 0 } else { interest };
-    let subscription = Subscription {
+    let opened = hub.open(opening(user), vec![subscription(interest, channel)]).await.unwrap();
+    opened.ticket.attach(stream, None, Bytes::new());
+}
+
+fn subscription(interest: usize, channel: &str) -> Subscription {
+    Subscription {
         lease: InterestLease::new(InterestId(interest as u64), Arc::new(Nobody)),
         interest: Interest::parse(channel).unwrap(),
         slow: SlowPolicy::Disconnect,
         wording: Wording::Payload,
         joining: false,
-    };
-    let open = Open {
+    }
+}
+
+fn opening(user: Option<Uid>) -> Open {
+    Open {
         id: ConnectionId(0),
         door: Door::WebSocket,
         framing: Framing::WebSocket,
@@ -200,8 +238,7 @@ async fn open(hub: &Hub, stream: TcpStream, interest: usize, channel: &str, user
         expires: None,
         voice: Box::new(Mute),
         lease: place(),
-    };
-    hub.open(open, vec![subscription]).await.unwrap().ticket.attach(stream, None, Bytes::new());
+    }
 }
 
 fn delivery(interest: InterestId, channel: &str) -> Delivery {
