@@ -209,7 +209,12 @@ fn place() -> Place {
 fn start_hub() -> Hub {
     // The readers know nothing of pings.
     let never = Duration::from_secs(24 * 3600);
-    let config = Config { shards: std::num::NonZero::new(1), ping_interval: never, handshake_timeout: never, ..Config::default() };
+    let config = Config {
+        shards: std::num::NonZero::new(1),
+        ping_interval: never,
+        handshake_timeout: never,
+        ..Config::default()
+    };
     Hub::start(config, Arc::new(Nobody), &prometheus::Registry::new()).unwrap()
 }
 

@@ -53,7 +53,7 @@ pub use self::{
     framing::Framing,
     outbox::SlowPolicy,
     seat::{Fed, InterestLease, Page, Reached, Release, SeatId, Subscription},
-    ticket::{ConnectionKey, Open, Opened, Place, Ticket},
+    ticket::{Arrival, ConnectionKey, Open, Opened, Place, Ticket},
     voice::{Answer, Attention, Voice},
 };
 
@@ -146,17 +146,38 @@ impl Hub {
     /// # Errors
     /// When this node takes no more connections.
     pub async fn open(&self, open: Open, subscriptions: Vec<Subscription>) -> Result<Opened, Leaving> {
-        if self.inner.leaving.load(Ordering::Relaxed) {
+        if self.is_leaving() {
             return Err(Leaving);
         }
-        let load = |inbox: &&Arc<Inbox>| inbox.connections.load(Ordering::Relaxed);
-        let inbox = self.inner.shards.iter().min_by_key(load).expect("there is at least one shard");
-        // Counted before the shard knows of it, so that the next one goes elsewhere.
-        inbox.connections.fetch_add(1, Ordering::Relaxed);
         let (reply, opened) = oneshot::channel();
-        inbox.command(Command::Open(Box::new(open), subscriptions, reply));
+        self.emptiest().command(Command::Open(Box::new(open), subscriptions, reply));
         // Without an answer the shard has ended, and its counters with it.
         opened.await.map_err(|_| Leaving)
+    }
+
+    /// Takes a connection with its socket: its shard registers it, lets it join, and then tells its client, so that nothing
+    /// is missed between the word that it is let in and its first message. One command does what [`Hub::open`] and
+    /// [`Ticket::attach`] do in two, without anybody waiting in between. A connection that comes too late is hung up on: ask
+    /// [`Hub::is_leaving`] before the client is promised anything.
+    pub fn enter(&self, arrival: Arrival) {
+        if ticket::prepare(&arrival.socket) {
+            self.emptiest().command(Command::Enter(Box::new(arrival)));
+        }
+    }
+
+    /// Whether this node takes no more connections.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.inner.leaving.load(Ordering::Relaxed)
+    }
+
+    /// The inbox of the shard with the fewest connections, one more announced: it is counted before the shard knows of it,
+    /// so that the next one goes elsewhere.
+    fn emptiest(&self) -> &Inbox {
+        let load = |inbox: &&Arc<Inbox>| inbox.connections.load(Ordering::Relaxed);
+        let inbox = self.inner.shards.iter().min_by_key(load).expect("there is at least one shard");
+        inbox.connections.fetch_add(1, Ordering::Relaxed);
+        inbox
     }
 
     /// Lets an open connection join more. What it has joined already it is not given twice: the seat that it has is named

@@ -32,7 +32,7 @@ use crate::{
     metrics::{End, Metrics},
     roster::{Key, Roster},
     seat::{Fed, Page, Release, SeatId, Subscription},
-    ticket::{Open, Opened},
+    ticket::{Arrival, Open, Opened},
     users::Users,
 };
 
@@ -207,6 +207,7 @@ impl Shard {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Open(open, subscriptions, reply) => self.open(*open, subscriptions, reply),
+            Command::Enter(arrival) => self.enter(*arrival),
             Command::Attach(key, socket, tls, read_ahead) => self.roster.attach(key, socket, tls, &read_ahead),
             Command::Gone(key) => self.roster.remove(key, Some(End::Handshake)),
             Command::Resume(key) => self.roster.resume(key),
@@ -248,6 +249,18 @@ impl Shard {
         let seats = self.join(ticket.key().key, subscriptions);
         // Whoever asked may have gone away: then the ticket is dropped, and takes this back.
         drop(reply.send(Opened { ticket, seats }));
+    }
+
+    /// Registers a connection, lets it join, and only then tells its client that it is let in.
+    fn enter(&mut self, arrival: Arrival) {
+        let Arrival { open, subscriptions, socket, tls, opening, read_ahead } = arrival;
+        if self.stopping.is_some() {
+            return self.roster.turn_away();
+        }
+        let key = self.roster.register(open);
+        self.join(key, subscriptions);
+        self.roster.greet(key, opening);
+        self.roster.attach(key, socket, tls, &read_ahead);
     }
 
     /// Gives a connection a seat for each subscription, or the one that it has there already. One that is gone has none.

@@ -9,7 +9,7 @@ use crate::{
     connection::ConnectionId,
     framing::Framing,
     roster::Key,
-    seat::SeatId,
+    seat::{SeatId, Subscription},
     shard::{Command, Inbox},
     tls::TlsState,
     voice::Voice,
@@ -31,6 +31,22 @@ pub struct Open {
     pub voice: Box<dyn Voice>,
     /// Its place among all. Dropped when the goodbye begins or the connection is lost; dropping must not block.
     pub lease: Place,
+}
+
+/// A connection whose client is told by the shard itself that it is let in.
+pub struct Arrival {
+    /// What the hub is told of it.
+    pub open: Open,
+    /// What it hears from its first moment.
+    pub subscriptions: Vec<Subscription>,
+    /// Its socket.
+    pub socket: std::net::TcpStream,
+    /// The TLS state of it, if there is one.
+    pub tls: Option<Box<TlsState>>,
+    /// What its client is told first, such as the head of a response, as plaintext.
+    pub opening: Bytes,
+    /// What was read beyond the request, as plaintext.
+    pub read_ahead: Bytes,
 }
 
 /// What was taken for a connection. Connections that took the same, a number among all, share one and count its references.
@@ -74,13 +90,21 @@ impl Ticket {
     /// one, and with what was read beyond the request, as plaintext.
     pub fn attach(mut self, socket: std::net::TcpStream, tls: Option<Box<TlsState>>, read_ahead: Bytes) {
         // A socket that cannot be set is broken: the ticket is dropped unused, which closes the connection.
-        if let Err(error) = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)) {
-            tracing::debug!(%error, "a socket was gone before it was attached");
+        if !prepare(&socket) {
             return;
         }
         self.used = true;
         self.inbox.command(Command::Attach(self.key.key, socket, tls, read_ahead));
     }
+}
+
+/// Makes a socket one for a shard; `false` when it is broken.
+pub(crate) fn prepare(socket: &std::net::TcpStream) -> bool {
+    let done = socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true));
+    if let Err(error) = &done {
+        tracing::debug!(%error, "a socket was gone before it was attached");
+    }
+    done.is_ok()
 }
 
 impl Drop for Ticket {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use bytes::Bytes;
 use mio::{Interest as Readiness, net::TcpStream};
 
 use super::{
@@ -24,6 +25,12 @@ const UNSENT_BYTES: u32 = 64 * 1024;
 impl Roster {
     /// Registers a connection; messages are kept for it from here on.
     pub(crate) fn open(&mut self, open: Open) -> Ticket {
+        let key = self.register(open);
+        Ticket::new(Arc::clone(&self.inbox), ConnectionKey { shard: self.shard, key })
+    }
+
+    /// The same without a ticket, for one whose socket is there.
+    pub(crate) fn register(&mut self, open: Open) -> Key {
         let Open { id, door, framing, user, expires, voice, lease } = open;
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
@@ -41,7 +48,14 @@ impl Roster {
         }
         self.wheel.schedule(index, due);
         self.common.metrics.connections(door).inc();
-        Ticket::new(Arc::clone(&self.inbox), ConnectionKey { shard: self.shard, key })
+        key
+    }
+
+    /// Keeps what a client is told before anything else.
+    pub(crate) fn greet(&mut self, key: Key, opening: Bytes) {
+        if let Some(record) = self.record(key) {
+            record.outbox.get_or_insert_default().keep(opening);
+        }
     }
 
     /// One that came too late was announced and is not taken.

@@ -19,7 +19,7 @@ use crate::{
     clock::Time,
     roster::Key,
     seat::{Fed, Page, SeatId, Subscription},
-    ticket::{Open, Opened},
+    ticket::{Arrival, Open, Opened},
     tls::TlsState,
 };
 
@@ -33,6 +33,8 @@ pub(crate) enum Item {
 pub(crate) enum Command {
     /// Registers a connection, and has it join what it hears from its first moment: one way for both.
     Open(Box<Open>, Vec<Subscription>, oneshot::Sender<Opened>),
+    /// The same with the socket: one way for all that a plain door asks.
+    Enter(Box<Arrival>),
     Attach(Key, std::net::TcpStream, Option<Box<TlsState>>, Bytes),
     /// The handshake was given up.
     Gone(Key),

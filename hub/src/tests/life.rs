@@ -6,7 +6,7 @@ use bytes::Bytes;
 use clarion_protocol::{CloseCode, Door, Uid};
 
 use super::support::*;
-use crate::{Config, Leaving, SlowPolicy};
+use crate::{Arrival, Config, Leaving, SlowPolicy};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -82,6 +82,46 @@ async fn every_reference_is_given_back_once() {
     assert_eq!((gone, it.leases()), (vec![a, a, b], 1));
     it.hub.clone().stop(tokio::time::Instant::now() + SHORT).await;
     assert_eq!((released().len(), it.leases()), (4, 0), "the deadline leaves nothing behind");
+}
+
+#[tokio::test]
+async fn one_that_comes_with_its_socket_is_told_first() {
+    let it = Fixture::new(config(2));
+    for door in [Door::WebSocket, Door::Sse] {
+        let Wish { open, subscriptions } = it.wish(door, &["a"], SlowPolicy::Disconnect);
+        let (mut client, socket) = it.pair(None);
+        let (opening, read_ahead) = (Bytes::from_static(b"welcome\n"), masked(0x81, b"ping").into());
+        it.hub.enter(Arrival { open, subscriptions, socket, tls: None, opening, read_ahead });
+        let mut told = [0; 8];
+        std::io::Read::read_exact(&mut &client.socket, &mut told).unwrap();
+        assert_eq!(told, *b"welcome\n");
+        // Once it was told, it misses nothing.
+        it.say("a", "news").await;
+        match door {
+            Door::WebSocket => assert_eq!((client.text(), client.text()), ("pong".to_owned(), "news".to_owned())),
+            Door::Sse | Door::Events => {
+                let mut heard = [0; 12];
+                std::io::Read::read_exact(&mut &client.socket, &mut heard).unwrap();
+                assert_eq!(heard, *b"data: news\n\n");
+            }
+        }
+    }
+    it.hub.refuse();
+    assert!(it.hub.is_leaving());
+    eventually("both are gone", || it.hub.connections() == 0 && it.leases() == 0).await;
+    it.stop().await;
+}
+
+#[tokio::test]
+async fn one_that_comes_too_late_is_hung_up_on() {
+    let it = Fixture::new(config(1));
+    let Wish { open, subscriptions } = it.wish(Door::WebSocket, &["a"], SlowPolicy::Disconnect);
+    let (mut client, socket) = it.pair(None);
+    let hub = it.hub.clone();
+    hub.clone().stop(tokio::time::Instant::now()).await;
+    hub.enter(Arrival { open, subscriptions, socket, tls: None, opening: "x".into(), read_ahead: Bytes::new() });
+    assert_eq!(client.frame(), None);
+    assert_eq!((it.leases(), it.received.released.lock().len()), (0, 1));
 }
 
 #[tokio::test]
