@@ -14,7 +14,7 @@ mod view;
 use std::{sync::Arc, time::Duration};
 
 use clarion_bus::{BusHandle, PublishError};
-use clarion_protocol::{CloseCode, InternalName, NodeName, Publication, Uid, control, control::Control, limits};
+use clarion_protocol::{CloseCode, InternalName, NodeName, Uid, control, control::Control, limits};
 use clarion_ring::MAX_WEIGHT;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -276,7 +276,7 @@ impl Shared {
     /// Says something on an internal subject.
     async fn say(&self, subject: InternalName, what: &impl serde::Serialize) -> Result<(), PublishError> {
         let json = serde_json::to_vec(what).expect("control messages are plain data");
-        self.bus.publish(Publication::raw(subject, json)).await
+        self.bus.tell(&subject, json.into()).await
     }
 
     fn fail(&self, error: MembersError) {

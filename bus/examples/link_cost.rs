@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_bus::{BusConfig, Delivery, Link, Sink};
+use clarion_bus::{BusConfig, Delivery, InterestId, Link, Sink};
 use clarion_protocol::Interest;
 use clarion_testkit::RedisServer;
 use tokio::{
@@ -39,7 +39,7 @@ impl Sink for Counter {
         batch.clear();
     }
 
-    fn gap(&self) {
+    fn gap(&self, _: &[InterestId]) {
         panic!("the server has cut the link off, so the figure would be wrong");
     }
 }

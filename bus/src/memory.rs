@@ -4,6 +4,7 @@
 //! subscription, one order for all nodes, a bounded queue per node that drops what it cannot hold and then tells of the gap.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -12,7 +13,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_protocol::{Address, Publication};
+use bytes::Bytes;
+use clarion_protocol::{Address, InternalName, NodeName, Publication};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot, watch},
@@ -21,7 +23,9 @@ use tokio::{
 };
 
 use crate::{
-    Bus, BusConfig, Delivery, InterestId, Link, ProbeError, PublishError, Sink, Stats, SubscribeError, Topic,
+    Answers, Bus, BusConfig, Delivery, InterestId, Link, ProbeError, PublishError, Receipt, Sink, Stats,
+    SubscribeError, Topic,
+    ask::Questions,
     table::{Ids, Interests, Layout, Table},
 };
 
@@ -61,6 +65,7 @@ impl Server {
         let node = Arc::new(Node {
             bell: interests.bell(0),
             interests,
+            questions: Questions::new(),
             queue: Mutex::default(),
             link: watch::Sender::new(Link::Up),
             cut: AtomicBool::new(false),
@@ -104,7 +109,7 @@ impl Memory {
     pub fn heal(&self) {
         let mut queue = self.node.queue.lock();
         if self.node.cut.swap(false, Relaxed) {
-            (queue.gap, queue.reconnected) = (true, true);
+            queue.reconnected = true;
         }
         drop(queue);
         self.node.bell.notify_one();
@@ -140,15 +145,36 @@ impl Bus for Memory {
         self.node.interests.unsubscribe(id);
     }
 
-    async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+    async fn publish(&self, mut publication: Publication) -> Result<Receipt, PublishError> {
         // Nothing here ever waits, so a busy publisher would keep its thread from those who read.
         tokio::task::coop::consume_budget().await;
-        self.send(&publication)
+        let id = publication.identify();
+        self.send(&publication).map(|()| Receipt::unlogged(id))
     }
 
-    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
+    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
         tokio::task::coop::consume_budget().await;
-        publications.iter().map(|publication| self.send(publication)).collect()
+        let send = |mut publication: Publication| {
+            let id = publication.identify();
+            self.send(&publication).map(|()| Receipt::unlogged(id))
+        };
+        publications.into_iter().map(send).collect()
+    }
+
+    async fn tell(&self, subject: &InternalName, payload: Bytes) -> Result<(), PublishError> {
+        tokio::task::coop::consume_budget().await;
+        self.send(&Publication::raw(subject.clone(), payload))
+    }
+
+    async fn ask(
+        &self,
+        subject: &InternalName,
+        payload: Bytes,
+        timeout: Duration,
+        expected: &BTreeSet<NodeName>,
+    ) -> Result<Answers, PublishError> {
+        let tell = |question| self.tell(subject, question);
+        self.node.questions.ask(&self.node.interests, tell, &payload, timeout, expected).await
     }
 
     async fn probe(&self, timeout: Duration) -> Result<Duration, ProbeError> {
@@ -215,6 +241,7 @@ impl Drop for Memory {
 #[derive(Debug)]
 struct Node {
     interests: Interests,
+    questions: Questions,
     queue: Mutex<Queue>,
     /// Rung for a message as well as for a subscription.
     bell: Arc<Notify>,
@@ -230,8 +257,8 @@ struct Node {
 struct Queue {
     deliveries: Vec<Delivery>,
     bytes: usize,
-    /// Something was lost since the gap was last told of.
-    gap: bool,
+    /// Interests that lost something since the gap was last told of.
+    lost: BTreeSet<InterestId>,
     reconnected: bool,
     probe: Option<oneshot::Sender<()>>,
     closed: bool,
@@ -247,10 +274,13 @@ impl Node {
         let table = self.interests.lock();
         let mut queue = self.queue.lock();
         let before = queue.deliveries.len();
+        if self.questions.hear(&publication.address, &publication.message) {
+            return;
+        }
         copies(&table, &publication.address, |address, interests| {
             let cost = publication.message.payload.len() + DELIVERY_BYTES;
             if queue.bytes + cost > limit {
-                queue.gap = true;
+                queue.lost.extend(interests);
             } else {
                 queue.bytes += cost;
                 queue.deliveries.push(Delivery {
@@ -271,15 +301,15 @@ impl Node {
         let mut batch = Vec::new();
         loop {
             self.bell.notified().await;
-            let reconnected = self.acknowledge();
-            let (gap, probe) = {
+            let (reconnected, missed) = self.acknowledge();
+            let (mut lost, probe) = {
                 let mut queue = self.queue.lock();
                 if queue.closed {
                     return;
                 }
                 std::mem::swap(&mut queue.deliveries, &mut batch);
                 queue.bytes = 0;
-                (std::mem::take(&mut queue.gap), queue.probe.take())
+                (std::mem::take(&mut queue.lost), queue.probe.take())
             };
             if let Some(probe) = probe {
                 // Whoever asked may have stopped waiting.
@@ -292,8 +322,9 @@ impl Node {
                 sink.deliver(&mut batch).await;
                 batch.clear();
             }
-            if gap {
-                sink.gap();
+            lost.extend(missed);
+            if !lost.is_empty() {
+                sink.gap(&lost.into_iter().collect::<Vec<_>>());
             }
             if reconnected {
                 self.reconnects.fetch_add(1, Relaxed);
@@ -308,17 +339,19 @@ impl Node {
         }
     }
 
-    /// Says yes to all subscriptions that are asked for, unless the node is cut off. Returns whether it was until now.
-    fn acknowledge(&self) -> bool {
+    /// Says yes to all subscriptions that are asked for, unless the node is cut off. Returns whether it was until now, and
+    /// what may have missed something by that.
+    fn acknowledge(&self) -> (bool, Vec<InterestId>) {
         let mut table = self.interests.lock();
         let mut queue = self.queue.lock();
         if self.is_cut() {
-            return false;
+            return (false, Vec::new());
         }
         for order in table.take(0, usize::MAX).join {
             table.stood(order.ticket);
         }
-        std::mem::take(&mut queue.reconnected)
+        let reconnected = std::mem::take(&mut queue.reconnected);
+        (reconnected, if reconnected { table.missed(0) } else { Vec::new() })
     }
 }
 

@@ -12,7 +12,7 @@ mod target;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -21,7 +21,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_protocol::{Address, InternalName, Prefix, Publication};
+use bytes::Bytes;
+use clarion_protocol::{Address, InternalName, NodeName, Prefix, Publication};
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
@@ -39,8 +40,9 @@ use self::{
     target::Target,
 };
 use crate::{
-    Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, ProbeError, PubSub, PublishError, RedisUrl, Sink, Stats,
-    SubscribeError, Topic,
+    Answers, Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, ProbeError, PubSub, PublishError, Receipt,
+    RedisUrl, Sink, Stats, SubscribeError, Topic,
+    ask::Questions,
     table::{Interests, Layout, Order, Reach},
     tls,
 };
@@ -67,6 +69,7 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
         interests: Interests::new(if sharded { Layout::Sharded } else { Layout::Redis }, config.prefix.clone()),
         prefix: config.prefix.clone(),
         subjects: Subjects::new(&config.prefix, config.max_payload),
+        questions: Questions::new(),
         sink,
         sharded,
         counters: Counters::default(),
@@ -110,6 +113,7 @@ struct Shared {
     interests: Interests,
     prefix: Prefix,
     subjects: Subjects,
+    questions: Questions,
     sink: Arc<dyn Sink>,
     sharded: bool,
     counters: Counters,
@@ -219,16 +223,35 @@ impl Bus for Redis {
         self.shared.interests.unsubscribe(id);
     }
 
-    async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+    async fn publish(&self, mut publication: Publication) -> Result<Receipt, PublishError> {
         self.may_send()?;
-        self.publisher.publish(&publication).await
+        let id = publication.identify();
+        self.publisher.publish(&publication).await.map(|()| Receipt::unlogged(id))
     }
 
-    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
+    async fn publish_all(&self, mut publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
         if let Err(error) = self.may_send() {
             return vec![Err(error); publications.len()];
         }
-        self.publisher.publish_all(&publications).await
+        let ids: Vec<_> = publications.iter_mut().map(Publication::identify).collect();
+        let taken = self.publisher.publish_all(&publications).await;
+        taken.into_iter().zip(ids).map(|(taken, id)| taken.map(|()| Receipt::unlogged(id))).collect()
+    }
+
+    async fn tell(&self, subject: &InternalName, payload: Bytes) -> Result<(), PublishError> {
+        self.may_send()?;
+        self.publisher.publish(&Publication::raw(subject.clone(), payload)).await
+    }
+
+    async fn ask(
+        &self,
+        subject: &InternalName,
+        payload: Bytes,
+        timeout: Duration,
+        expected: &BTreeSet<NodeName>,
+    ) -> Result<Answers, PublishError> {
+        let tell = |question| self.tell(subject, question);
+        self.shared.questions.ask(&self.shared.interests, tell, &payload, timeout, expected).await
     }
 
     async fn probe(&self, timeout: Duration) -> Result<Duration, ProbeError> {

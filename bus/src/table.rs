@@ -128,7 +128,7 @@ struct Part {
     state: State,
     /// Stood on the link before, so that the link is not up until it stands again.
     resuming: bool,
-    /// Refused although it had stood: what was published meanwhile is missing.
+    /// Stood before and was interrupted: what was published meanwhile is missing, which was not told yet.
     missed: bool,
 }
 

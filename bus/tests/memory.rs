@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use clarion_bus::{
-    Bus as _, BusConfig, BusHandle, Sink,
+    Bus as _, BusConfig, BusHandle, InterestId, Sink,
     memory::{Memory, Server},
 };
 use clarion_protocol::{Channel, Publication};
@@ -35,7 +35,7 @@ impl Sink for Nobody {
         batch.clear();
     }
 
-    fn gap(&self) {}
+    fn gap(&self, _: &[InterestId]) {}
 }
 
 #[async_trait]

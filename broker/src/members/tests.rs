@@ -6,8 +6,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_bus::{BusConfig, Delivery, Sink, memory::Memory, memory::Server};
-use clarion_protocol::{Address, control::Heartbeat};
+use clarion_bus::{BusConfig, Delivery, InterestId, Sink, memory::Memory, memory::Server};
+use clarion_protocol::{Address, Publication, control::Heartbeat};
 use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::{
@@ -31,7 +31,7 @@ impl Sink for Ear {
         }
     }
 
-    fn gap(&self) {}
+    fn gap(&self, _: &[InterestId]) {}
 }
 
 /// The connections of a node, by user.

@@ -185,7 +185,7 @@ pub(crate) async fn nothing_is_kept_for_later(rig: &mut impl Rig) {
     let mut taken = 0;
     for n in 0..50 {
         match publisher.bus.publish(message("a", &format!("lost {n}"))).await {
-            Ok(()) => taken += 1,
+            Ok(_) => taken += 1,
             Err(PublishError::NotTaken(_) | PublishError::Unknown(_)) => {}
             Err(other) => panic!("{other:?}"),
         }
@@ -308,7 +308,7 @@ pub(crate) async fn what_was_not_taken_is_never_heard(rig: &mut impl Rig) {
                     }
                     let payload = format!("{task} {n}");
                     match bus.publish(message("a", &payload)).await {
-                        Ok(()) => taken.push(payload),
+                        Ok(_) => taken.push(payload),
                         Err(PublishError::NotTaken(_)) => {
                             not_taken.push(payload);
                             tokio::time::sleep(Duration::from_millis(1)).await;

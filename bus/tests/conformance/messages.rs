@@ -109,7 +109,7 @@ pub(crate) async fn order_is_kept_in_batches(rig: &mut impl Rig) {
         if at == 1_000 {
             assert!(matches!(result, Err(PublishError::TooLarge { bytes: 65_537, limit: 65_536 })), "{result:?}");
         } else {
-            assert_eq!(*result, Ok(()), "{at}");
+            assert!(result.is_ok(), "{at}: {result:?}");
         }
     }
     node.heard.wait_count(3_000).await;

@@ -154,7 +154,7 @@ pub(crate) fn message(channel: &str, payload: &str) -> Publication {
 }
 
 /// Whether an error says that the message was not published, or may not have been.
-pub(crate) fn is_lost(result: &Result<(), PublishError>) -> bool {
+pub(crate) fn is_lost<T>(result: &Result<T, PublishError>) -> bool {
     matches!(result, Err(PublishError::NotTaken(_) | PublishError::Unknown(_)))
 }
 

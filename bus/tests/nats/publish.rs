@@ -40,7 +40,7 @@ async fn what_the_server_forbids_is_refused_and_nothing_else() {
     let outcomes = within("publishing", node.bus.publish_all(batch)).await;
     for (at, outcome) in outcomes.iter().enumerate() {
         match at {
-            0 | 2 => assert_eq!(*outcome, Ok(())),
+            0 | 2 => assert!(outcome.is_ok(), "{at}: {outcome:?}"),
             _ => assert!(matches!(outcome, Err(PublishError::Refused(_))), "{at}: {outcome:?}"),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use clarion_bus::{Bus as _, BusConfig, Delivery, PublishError, Sink, memory::Server};
+use clarion_bus::{Bus as _, BusConfig, Delivery, InterestId, PublishError, Sink, memory::Server};
 use clarion_protocol::{Channel, Interest, NodeName, Publication, dialect::Dialect};
 use futures_util::future;
 use prometheus::Registry;
@@ -34,7 +34,7 @@ impl Sink for Nobody {
         batch.clear();
     }
 
-    fn gap(&self) {}
+    fn gap(&self, _: &[InterestId]) {}
 }
 
 fn node(server: &Server) -> Node {
@@ -116,6 +116,6 @@ async fn a_node_leaves_and_loses_nobody() {
     }
     assert!(matches!(node.hub.open(late).await, Err(Refused::Leaving)));
     assert_eq!(Arc::strong_count(&token), 1, "all interests were given back");
-    let refused = node.ingress.publish(Publication::raw(Channel::parse("a").unwrap(), "")).await;
+    let refused = node.ingress.publish(ingress::Via::Http, Publication::raw(Channel::parse("a").unwrap(), "")).await;
     assert!(matches!(refused, Err(PublishError::NotTaken(_))), "{refused:?}");
 }
