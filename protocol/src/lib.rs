@@ -19,7 +19,7 @@ pub mod user;
 pub use channel::{Channel, ChannelError};
 pub use close::CloseCode;
 pub use interest::{Depth, Interest, InterestError};
-pub use message::{Message, MessageId, Meta, Position, Tags};
+pub use message::{Epoch, EpochError, Message, MessageId, Meta, Position, Tags};
 pub use node::{NodeName, NodeNameError};
 pub use publication::{Address, InternalName, Publication};
 pub use subject::Prefix;
