@@ -145,6 +145,7 @@ async fn beat(bus: BusHandle) {
         ring: ring().identity().to_string(),
         leaving,
         connections: 3,
+        disconnects: 0,
         version: "0.1.0".to_owned(),
     });
     loop {

@@ -23,13 +23,15 @@ fn fixture() -> Fixture {
 }
 
 impl Fixture {
-    /// A counter's or gauge's value, by name and, if it has one, the value of its label.
+    /// A counter's or gauge's value, by name and, if it has some, one of its labels' values: the sum of those that have it.
     fn metric(&self, name: &str, label: &str) -> f64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name).unwrap();
-        let mut metrics = family.get_metric().iter();
-        let metric = metrics.find(|metric| metric.get_label().iter().all(|pair| pair.value() == label)).unwrap();
-        metric.get_counter().get_value() + metric.get_gauge().get_value()
+        let metrics = family.get_metric().iter();
+        let has = |metric: &&prometheus::proto::Metric| {
+            metric.get_label().is_empty() || metric.get_label().iter().any(|pair| pair.value() == label)
+        };
+        metrics.filter(has).map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
     }
 }
 
@@ -108,6 +110,8 @@ async fn a_publisher_that_goes_away_loses_nothing() {
     assert_eq!(fixture.bus.published.lock().len(), 3);
     assert_eq!(fixture.bus.closed.load(SeqCst), 1);
     assert_eq!(fixture.metric("clarion_publishes_total", "taken"), 3.0);
+    let ways = ["http", "batch", "rpc"].map(|way| fixture.metric("clarion_publishes_total", way));
+    assert_eq!(ways, [1.0, 2.0, 0.0]);
 }
 
 #[tokio::test(start_paused = true)]
