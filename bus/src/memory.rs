@@ -42,6 +42,8 @@ pub struct Server(Arc<Shared>);
 struct Shared {
     /// Held while a message is given to all, so that all see the same order.
     nodes: Mutex<Vec<Arc<Node>>>,
+    /// Nobody is connected, as if there were a server that was down.
+    stopped: AtomicBool,
     queue_bytes: usize,
 }
 
@@ -55,7 +57,21 @@ impl Server {
     /// A server that lets at most so many bytes wait for each node.
     #[must_use]
     pub fn with_queue(queue_bytes: usize) -> Self {
-        Self(Arc::new(Shared { nodes: Mutex::default(), queue_bytes }))
+        Self(Arc::new(Shared { nodes: Mutex::default(), stopped: AtomicBool::new(false), queue_bytes }))
+    }
+
+    /// Cuts all nodes off, and those that come later, until [`Server::start`].
+    pub fn stop(&self) {
+        let nodes = self.0.nodes.lock();
+        self.0.stopped.store(true, Relaxed);
+        nodes.iter().for_each(|node| node.cut());
+    }
+
+    /// Lets all nodes back.
+    pub fn start(&self) {
+        let nodes = self.0.nodes.lock();
+        self.0.stopped.store(false, Relaxed);
+        nodes.iter().for_each(|node| node.heal());
     }
 
     /// Gives a node its bus. Of the configuration only the prefix and the payload limit matter.
@@ -73,7 +89,12 @@ impl Server {
             messages: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         });
-        self.0.nodes.lock().push(node.clone());
+        let mut nodes = self.0.nodes.lock();
+        nodes.push(node.clone());
+        if self.0.stopped.load(Relaxed) {
+            node.cut();
+        }
+        drop(nodes);
         let pump = tokio::spawn(node.clone().pump(sink));
         Memory { server: self.clone(), node, max_payload: config.max_payload, pump: Mutex::new(Some(pump)) }
     }
@@ -97,22 +118,12 @@ pub struct Memory {
 impl Memory {
     /// Cuts this node off, as a network does that fails: what is on its way is lost, and the link is down.
     pub fn cut(&self) {
-        let mut queue = self.node.queue.lock();
-        self.node.cut.store(true, Relaxed);
-        (queue.deliveries, queue.bytes) = (Vec::new(), 0);
-        drop(queue);
-        self.node.interests.lock().lost(0);
-        self.node.link.send_replace(Link::Down(Some("the link was cut".to_owned())));
+        self.node.cut();
     }
 
     /// Lets it back. The link is up, and the gap told of, when its interests stand again.
     pub fn heal(&self) {
-        let mut queue = self.node.queue.lock();
-        if self.node.cut.swap(false, Relaxed) {
-            queue.reconnected = true;
-        }
-        drop(queue);
-        self.node.bell.notify_one();
+        self.node.heal();
     }
 
     fn send(&self, publication: &Publication) -> Result<(), PublishError> {
@@ -267,6 +278,24 @@ struct Queue {
 impl Node {
     fn is_cut(&self) -> bool {
         self.cut.load(Relaxed)
+    }
+
+    fn cut(&self) {
+        let mut queue = self.queue.lock();
+        self.cut.store(true, Relaxed);
+        (queue.deliveries, queue.bytes) = (Vec::new(), 0);
+        drop(queue);
+        self.interests.lock().lost(0);
+        self.link.send_replace(Link::Down(Some("the link was cut".to_owned())));
+    }
+
+    fn heal(&self) {
+        let mut queue = self.queue.lock();
+        if self.cut.swap(false, Relaxed) {
+            queue.reconnected = true;
+        }
+        drop(queue);
+        self.bell.notify_one();
     }
 
     /// Queues a copy for each subscription of this node that matches.

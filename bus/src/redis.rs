@@ -6,6 +6,8 @@
 mod dial;
 mod intake;
 mod link;
+#[cfg(test)]
+mod model;
 mod publish;
 mod shards;
 mod target;
@@ -57,30 +59,9 @@ const TOPOLOGY: u16 = u16::MAX - 1;
 /// # Errors
 /// Only for mistakes in the configuration.
 pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -> Result<BusHandle, ConfigError> {
-    let credentials = Credentials {
-        tls: url.tls.then(|| tls::client_config(config)).transpose()?,
-        user: url.user.clone(),
-        password: config.password.clone().or_else(|| url.password.clone()),
-        name: client_name(&config.client_name),
-        timeout: config.connect_timeout,
-    };
-    let sharded = config.pubsub == PubSub::Sharded;
-    let shared = Arc::new(Shared {
-        interests: Interests::new(if sharded { Layout::Sharded } else { Layout::Redis }, config.prefix.clone()),
-        prefix: config.prefix.clone(),
-        subjects: Subjects::new(&config.prefix, config.max_payload),
-        questions: Questions::new(),
-        sink,
-        sharded,
-        counters: Counters::default(),
-        lanes: Mutex::default(),
-        link: watch::Sender::new(Link::Down(None)),
-        rebuild: watch::Sender::new(()),
-        moved: Notify::new(),
-        command_timeout: config.command_timeout,
-        reconnect_max: config.reconnect_max,
-        links: config.link_runtime(),
-    });
+    let credentials = credentials(url, config)?;
+    let shared = Arc::new(Shared::new(config, sink));
+    let sharded = shared.sharded;
     let publisher = Arc::new(Publisher::start(url, config, &credentials, sharded));
     let redis = Redis {
         shared,
@@ -101,6 +82,17 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
         redis.shared.start_lane(0, target, redis.stop.child_token(), &redis.tasks);
     }
     Ok(Arc::new(redis))
+}
+
+/// As whom this node goes to its servers.
+fn credentials(url: &RedisUrl, config: &BusConfig) -> Result<Credentials, ConfigError> {
+    Ok(Credentials {
+        tls: url.tls.then(|| tls::client_config(config)).transpose()?,
+        user: url.user.clone(),
+        password: config.password.clone().or_else(|| url.password.clone()),
+        name: client_name(&config.client_name),
+        timeout: config.connect_timeout,
+    })
 }
 
 /// `CLIENT SETNAME` takes printable ASCII without spaces.
@@ -136,6 +128,26 @@ struct Lane {
 }
 
 impl Shared {
+    fn new(config: &BusConfig, sink: Arc<dyn Sink>) -> Self {
+        let sharded = config.pubsub == PubSub::Sharded;
+        Self {
+            interests: Interests::new(if sharded { Layout::Sharded } else { Layout::Redis }, config.prefix.clone()),
+            prefix: config.prefix.clone(),
+            subjects: Subjects::new(&config.prefix, config.max_payload),
+            questions: Questions::new(),
+            sink,
+            sharded,
+            counters: Counters::default(),
+            lanes: Mutex::default(),
+            link: watch::Sender::new(Link::Down(None)),
+            rebuild: watch::Sender::new(()),
+            moved: Notify::new(),
+            command_timeout: config.command_timeout,
+            reconnect_max: config.reconnect_max,
+            links: config.link_runtime(),
+        }
+    }
+
     /// Starts the link of a lane.
     fn start_lane(self: &Arc<Self>, lane: u16, target: Target, retired: CancellationToken, tasks: &TaskTracker) {
         let echo = Arc::new(Echo::new(self.echo_subject(lane)));

@@ -31,6 +31,11 @@ impl Table {
         work
     }
 
+    /// Whether somebody still wants to know what the server says to this attempt.
+    pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
+        self.at(ticket).is_some_and(|part| part.state == State::Asked)
+    }
+
     /// The server has acknowledged a subscription. Returns whether messages were missed since it stood before.
     pub(crate) fn stood(&mut self, ticket: Ticket) -> bool {
         if self.at(ticket).is_none_or(|part| part.state != State::Asked) {
