@@ -11,7 +11,7 @@ mod returns;
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_bus::{BusHandle, Link, PublishError, SubscribeError, Topic};
+use clarion_bus::{BusHandle, Link, PublishError, Receipt, SubscribeError, Topic};
 use clarion_hub::InterestLease;
 use clarion_protocol::{Address, Interest, Publication, limits};
 use futures_util::future;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 pub use deliverer::{Deliverer, Internal, Internals};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, Via};
 pub use returns::Returns;
 
 /// The `[ingress]` table.
@@ -93,22 +93,24 @@ impl Ingress {
         result
     }
 
-    /// Publishes one message and returns when the bus has taken it.
+    /// Publishes one message and returns when the bus has taken it, counted by the way it came.
     ///
     /// Cancel safe in that the message is published whole or refused even if nobody waits for the result any more.
     ///
     /// # Errors
     /// [`PublishError`] tells whether the bus may have taken it.
-    pub async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
-        let checked = self.check(&publication);
-        if checked.is_err() {
-            self.metrics.published(&checked);
-            return checked;
+    pub async fn publish(&self, via: Via, publication: Publication) -> Result<Receipt, PublishError> {
+        if let Err(refused) = self.check(&publication) {
+            let result = Err(refused);
+            self.metrics.published(via, &result);
+            return result;
         }
         let (bus, metrics) = (self.bus.clone(), self.metrics.clone());
         let publishing = self.see_through(async move {
+            let address = said(&publication);
             let result = bus.publish(publication).await;
-            metrics.published(&result);
+            metrics.published(via, &result);
+            note(address.as_ref(), &result);
             result
         });
         publishing.await.unwrap_or_else(|| Err(lost()))
@@ -117,24 +119,41 @@ impl Ingress {
     /// Publishes many, in order per channel; a result for each, in their order. Those that break a rule do not stop the others.
     ///
     /// Cancel safe as [`Ingress::publish`] is.
-    pub async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
-        let mut results: Vec<_> = publications.iter().map(|publication| self.check(publication)).collect();
-        results.iter().filter(|result| result.is_err()).for_each(|refused| self.metrics.published(refused));
-        let good: Vec<_> = publications.into_iter().zip(&results).filter(|(_, r)| r.is_ok()).map(|(p, _)| p).collect();
-        if good.is_empty() {
-            return results;
+    pub async fn publish_all(&self, via: Via, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
+        let (mut refused, mut good) = (Vec::with_capacity(publications.len()), Vec::with_capacity(publications.len()));
+        for publication in publications {
+            match self.check(&publication) {
+                Ok(()) => {
+                    good.push(publication);
+                    refused.push(None);
+                }
+                Err(error) => {
+                    let result = Err(error);
+                    self.metrics.published(via, &result);
+                    refused.push(Some(result));
+                }
+            }
         }
-        let (bus, metrics, count) = (self.bus.clone(), self.metrics.clone(), good.len());
+        let mut answers = self.publish_good(via, good).await.into_iter();
+        let fill = |refused: Option<_>| refused.or_else(|| answers.next()).unwrap_or_else(|| Err(lost()));
+        refused.into_iter().map(fill).collect()
+    }
+
+    async fn publish_good(&self, via: Via, good: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
+        if good.is_empty() {
+            return Vec::new();
+        }
+        let (bus, metrics) = (self.bus.clone(), self.metrics.clone());
         let publishing = self.see_through(async move {
+            let addresses: Vec<_> = good.iter().map(said).collect();
             let answers = bus.publish_all(good).await;
-            answers.iter().for_each(|answer| metrics.published(answer));
+            for (address, answer) in addresses.iter().zip(&answers) {
+                metrics.published(via, answer);
+                note(address.as_ref(), answer);
+            }
             answers
         });
-        let mut answers = publishing.await.unwrap_or_else(|| vec![Err(lost()); count]).into_iter();
-        for open in results.iter_mut().filter(|result| result.is_ok()) {
-            *open = answers.next().unwrap_or_else(|| Err(lost()));
-        }
-        results
+        publishing.await.unwrap_or_default()
     }
 
     /// Does what must be done to its end, even if whoever asked goes away; closing waits for it. `None` when it broke off.
@@ -186,6 +205,18 @@ impl Ingress {
 /// What nobody can know when a publishing task ended without a word.
 fn lost() -> PublishError {
     PublishError::Unknown("publishing was interrupted".to_owned())
+}
+
+/// Where a message goes, when that is to be logged.
+fn said(publication: &Publication) -> Option<Address> {
+    tracing::enabled!(tracing::Level::DEBUG).then(|| publication.address.clone())
+}
+
+/// Logs the id that a publisher is told: the nodes that get the message log the same.
+fn note(address: Option<&Address>, result: &Result<Receipt, PublishError>) {
+    if let (Some(Address::Channel(channel)), Ok(receipt)) = (address, result) {
+        tracing::debug!(id = %receipt.id, %channel, "a message was published");
+    }
 }
 
 /// Why interests do not stand.

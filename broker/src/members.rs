@@ -4,6 +4,7 @@
 //! when the others hear of it, it knows them, and a name that is taken is found before its holder is disturbed.
 //! The ring only makes routing cheap: whatever is decided here may be late or wrong, and every message still arrives.
 
+mod disconnect;
 mod listen;
 mod metrics;
 mod online;
@@ -11,13 +12,21 @@ mod roll;
 mod speak;
 mod view;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use clarion_bus::{BusHandle, PublishError};
+use bytes::Bytes;
+use clarion_bus::{Answers, BusHandle, PublishError, Reply};
 use clarion_hub::Hub;
-use clarion_protocol::{CloseCode, InternalName, NodeName, Publication, Uid, control, control::Control, limits};
+use clarion_protocol::{
+    CloseCode, InternalName, NodeName, Uid,
+    control::{Answer, Control},
+    limits,
+};
 use clarion_ring::MAX_WEIGHT;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::ingress::Internals;
@@ -28,6 +37,9 @@ pub use view::{Home, Peer, View};
 
 /// How long leaving waits for its goodbye to be taken. Without it the others miss this node some seconds later.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Answers that may be on their way to the bus at once. Who gets none counts this node as silent.
+const ANSWERS: usize = 256;
 
 /// The `[members]` table. The times must be the same on all nodes.
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
@@ -136,7 +148,8 @@ struct Shared {
     metrics: Metrics,
     view: watch::Sender<Arc<View>>,
     failed: watch::Sender<Option<MembersError>>,
-    questions: online::Questions,
+    disconnects: disconnect::Disconnects,
+    answering: Arc<Semaphore>,
     /// Cancelled when this node wants to leave.
     leaving: CancellationToken,
     /// Cancelled when it has said so.
@@ -168,7 +181,8 @@ impl Members {
             metrics,
             view: watch::Sender::new(Arc::new(view)),
             failed: watch::Sender::new(None),
-            questions: online::Questions::default(),
+            disconnects: disconnect::Disconnects::default(),
+            answering: Arc::new(Semaphore::new(ANSWERS)),
             leaving: CancellationToken::new(),
             said_goodbye: CancellationToken::new(),
         });
@@ -211,19 +225,28 @@ impl Members {
 
     /// How many connections a user has, asked of all members. Waits at most [`Config::online_timeout`]. Cancel safe.
     pub async fn online(&self, user: &Uid) -> Online {
-        self.shared.online(user).await
+        self.online_all(std::slice::from_ref(user), &mut BTreeSet::new()).await.pop().unwrap_or_default()
     }
 
-    /// Closes all connections of a user, on all nodes; those here are closed whatever the bus says.
+    /// The same for many users, who are asked about together; an answer for each, in their order.
     ///
-    /// Cancel safe: once called, the others are told even if nobody waits.
+    /// Members among `silent` are not waited for, so their answers are partial; those that do not answer now are added to
+    /// it. Whoever asks again and again waits for a silent member once.
+    pub async fn online_all(&self, users: &[Uid], silent: &mut BTreeSet<NodeName>) -> Vec<Online> {
+        self.shared.online(users, silent).await
+    }
+
+    /// Closes all connections of a user, on all nodes; those here are closed whatever the bus says. A node that does not
+    /// hear of it now does so as soon as it hears this node's heartbeats again.
+    ///
+    /// Waits at most [`Config::online_timeout`]. Cancel safe: once called, the others are told even if nobody waits.
     ///
     /// # Errors
     /// When the others may not have heard of it.
-    pub async fn disconnect(&self, user: &Uid) -> Result<(), PublishError> {
+    pub async fn disconnect(&self, user: &Uid) -> Result<Disconnected, PublishError> {
         self.shared.here.close_user(user.as_str());
-        let (shared, control) = (self.shared.clone(), Control::Disconnect { user: user.as_str().to_owned() });
-        let telling = tokio::spawn(async move { shared.say(control::subject(control::CONTROL), &control).await });
+        let (shared, user) = (self.shared.clone(), user.clone());
+        let telling = tokio::spawn(async move { shared.disconnect(&user).await });
         telling.await.unwrap_or_else(|_| Err(PublishError::Unknown("telling the others was interrupted".to_owned())))
     }
 
@@ -248,6 +271,13 @@ impl Members {
         let error = failed.wait_for(Option::is_some).await.expect("the sender lives as long as this handle").clone();
         error.expect("waited for it")
     }
+}
+
+/// What became of closing a user's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disconnected {
+    /// Some member did not say in time that it has done so, or this node is too new to know them all.
+    pub partial: bool,
 }
 
 /// Why a node cannot be a member. It should exit.
@@ -277,7 +307,42 @@ impl Shared {
     /// Says something on an internal subject.
     async fn say(&self, subject: InternalName, what: &impl serde::Serialize) -> Result<(), PublishError> {
         let json = serde_json::to_vec(what).expect("control messages are plain data");
-        self.bus.publish(Publication::raw(subject, json)).await
+        self.bus.tell(&subject, json.into()).await
+    }
+
+    /// Asks nodes something, and waits as long as somebody who asked this one likes to wait.
+    async fn ask(
+        &self,
+        subject: &InternalName,
+        what: &Control,
+        expected: &BTreeSet<NodeName>,
+    ) -> Result<Answers, PublishError> {
+        let json = serde_json::to_vec(what).expect("control messages are plain data");
+        self.bus.ask(subject, json.into(), self.config.online_timeout, expected).await
+    }
+
+    fn read_answer(&self, answer: &Bytes) -> Option<Answer> {
+        let read = serde_json::from_slice(answer);
+        if read.is_err() {
+            self.metrics.unreadable.inc();
+        }
+        read.ok()
+    }
+
+    /// Answers another node's question without holding up what else is heard.
+    fn answer(self: &Arc<Self>, reply: Reply, answer: Answer) {
+        let Ok(permit) = self.answering.clone().try_acquire_owned() else {
+            self.metrics.unanswered.inc();
+            return;
+        };
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let json = serde_json::to_vec(&answer).expect("answers are plain data");
+            if let Err(error) = shared.bus.answer(&reply, &shared.me.node, &json).await {
+                tracing::debug!(%error, "an answer was not taken");
+            }
+            drop(permit);
+        });
     }
 
     fn fail(&self, error: MembersError) {

@@ -19,6 +19,8 @@ use tokio_util::task::TaskTracker;
 
 pub use relays::{Relayed, Relays};
 
+pub use crate::ingress::Via;
+
 use crate::{
     admission::{Admission, ProxyHeader},
     answer::Problem,
@@ -112,22 +114,19 @@ impl Node {
         self.auth.may_publish(&caller.identity, caller.backend, channel)
     }
 
-    /// Publishes one message, counted by the way it came. A caller that goes away does not stop it.
+    /// Publishes one message and tells the id that travels with it. A caller that goes away does not stop it.
     ///
     /// # Errors
     /// 403, 413, 503 or 504, as the bus answered.
     pub async fn publish(&self, via: Via, publication: Publication) -> Result<MessageId, Problem> {
-        let answer = self.ingress.publish(publication).await;
-        let result = answer.map(|()| MessageId::generate()).map_err(Problem::from);
-        self.metrics.count(via, &result);
-        result
+        let taken = self.ingress.publish(via, publication).await;
+        taken.map(|receipt| receipt.id).map_err(Problem::from)
     }
 
     /// Publishes many, in order per channel; a result for each.
     pub async fn publish_all(&self, via: Via, publications: Vec<Publication>) -> Vec<Result<MessageId, Problem>> {
-        let answers = self.ingress.publish_all(publications).await;
-        let ids = answers.into_iter().map(|answer| answer.map(|()| MessageId::generate()).map_err(Problem::from));
-        ids.inspect(|result| self.metrics.count(via, result)).collect()
+        let taken = self.ingress.publish_all(via, publications).await;
+        taken.into_iter().map(|taken| taken.map(|receipt| receipt.id).map_err(Problem::from)).collect()
     }
 }
 
@@ -137,36 +136,10 @@ pub fn peer(head: &Parts) -> SocketAddr {
     head.extensions.get::<ConnectInfo<SocketAddr>>().map_or(nobody, |ConnectInfo(address)| *address)
 }
 
-/// The ways in which a message is published through a node.
-#[derive(Debug, Clone, Copy)]
-pub enum Via {
-    /// `POST /<channel>`.
-    Http,
-    /// `POST /api/batch`.
-    Batch,
-    /// `POST /rpc`.
-    Rpc,
-    /// A frame of a client.
-    WebSocket,
-}
-
-impl Via {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Batch => "batch",
-            Self::Rpc => "rpc",
-            Self::WebSocket => "websocket",
-        }
-    }
-}
-
 /// What the edge counts.
 pub struct Metrics {
     /// Requests for a connection that were refused, by door and by the answer's code.
     pub refused: IntCounterVec,
-    /// Messages published through this node, by way and outcome.
-    pub publications: IntCounterVec,
     /// Users' connections that did not come to their home, by what was done with them.
     pub strays: IntCounterVec,
     /// TCP connections at the listener.
@@ -198,11 +171,6 @@ impl AcceptMetrics {
 }
 
 impl Metrics {
-    fn count(&self, via: Via, result: &Result<MessageId, Problem>) {
-        let outcome = result.as_ref().map_or_else(Problem::code, |_| "ok");
-        self.publications.with_label_values(&[via.label(), outcome]).inc();
-    }
-
     /// Registers all of them.
     ///
     /// # Errors
@@ -218,11 +186,6 @@ impl Metrics {
                 "clarion_connections_refused_total",
                 "Requests for a connection that were refused, by door and answer",
                 &["door", "code"],
-            )?,
-            publications: counters(
-                "clarion_publications_total",
-                "Messages published through this node, by way and outcome",
-                &["via", "outcome"],
             )?,
             strays: counters(
                 "clarion_strays_handled_total",

@@ -2,7 +2,8 @@
 
 mod nodes;
 
-use clarion_testkit::{Reply, WsClient, http};
+use clarion_bus::Bus as _;
+use clarion_testkit::{Reply, WsClient, http, within};
 use nodes::{KEY, TestNode, cluster, keyed, token};
 use serde_json::{Value, json};
 
@@ -129,12 +130,45 @@ async fn online_and_disconnect_concern_the_whole_cluster() {
     let connections: u64 =
         online["nodes"].as_array().unwrap().iter().map(|node| node["connections"].as_u64().unwrap()).sum();
     assert_eq!(connections, 2);
-    assert_eq!(nodes[2].rpc("disconnect", json!({ "user": 42 })).await["result"], json!({}));
+    assert_eq!(nodes[2].rpc("disconnect", json!({ "user": 42 })).await["result"], json!({ "partial": false }));
     for socket in &mut sockets {
         assert_eq!(socket.closed().await.0, 3503);
     }
     assert_eq!(nodes[0].rpc("online", json!({ "user": "7" })).await["result"]["connections"], 1);
     drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_asks_the_members_together_and_waits_for_a_silent_one_once() {
+    let nodes = cluster(3, |_| {}).await;
+    let _socket = WsClient::connect(&nodes[1].url(&format!("/me?token={}", token("42")))).await;
+    nodes[2].bus.cut();
+    let calls: Vec<_> = (0..1_000)
+        .map(|n| match n {
+            500 => json!({ "jsonrpc": "2.0", "id": n, "method": "publish", "params": { "channel": "a", "text": "x" } }),
+            700 => json!({ "jsonrpc": "2.0", "id": n, "method": "online", "params": { "user": "a/b" } }),
+            800 => json!({ "jsonrpc": "2.0", "method": "online", "params": { "user": "42" } }),
+            _ => json!({ "jsonrpc": "2.0", "id": n, "method": "online", "params": { "user": n } }),
+        })
+        .collect();
+    let heard = nodes[1].bus.stats().messages;
+    let answers = within("a thousand answers", call(&nodes[0], &calls.into())).await;
+    let heard = nodes[1].bus.stats().messages - heard;
+    // Besides the questions there are the heartbeats of the half second in which the silent one is waited for.
+    assert!(heard < 50, "{heard} messages for a thousand calls");
+    let answers = answers.as_array().unwrap();
+    let ids: Vec<_> = answers.iter().map(|answer| answer["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, (0..1_000).filter(|n| *n != 800).collect::<Vec<_>>());
+    for (id, answer) in ids.iter().zip(answers) {
+        match id {
+            500 => assert!(answer["result"]["id"].is_string(), "{answer}"),
+            700 => assert_eq!(answer["error"]["code"], -32602, "{answer}"),
+            _ => {
+                let (connections, partial) = (&answer["result"]["connections"], &answer["result"]["partial"]);
+                assert_eq!((connections, partial), (&json!(u64::from(*id == 42)), &json!(true)), "{answer}");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

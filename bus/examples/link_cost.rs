@@ -1,10 +1,12 @@
 //! What a received message costs on the Redis subscriber link, beside a bare reader of the same bytes.
 //!
 //! `cargo run --release -p clarion-bus --example link_cost [messages]`. Starts a Redis server of its own and lets
-//! `redis-benchmark` publish 100-byte payloads as fast as it can; counts this process's CPU time.
+//! `redis-benchmark` publish 100-byte payloads as fast as it can, raw and with an id as nodes publish them; counts this
+//! process's CPU time.
 
 use std::{
     fs,
+    io::Write as _,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -14,7 +16,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_bus::{BusConfig, Delivery, Link, Sink};
+use clarion_bus::{BusConfig, Delivery, InterestId, Link, Sink};
 use clarion_protocol::Interest;
 use clarion_testkit::RedisServer;
 use tokio::{
@@ -39,7 +41,7 @@ impl Sink for Counter {
         batch.clear();
     }
 
-    fn gap(&self) {
+    fn gap(&self, _: &[InterestId]) {
         panic!("the server has cut the link off, so the figure would be wrong");
     }
 }
@@ -54,15 +56,26 @@ fn cpu() -> anyhow::Result<f64> {
     Ok(nanoseconds as f64 / 1e9)
 }
 
-/// Publishes `count` messages of 100 bytes, to one channel or to many, and returns when all are published.
-async fn publish(port: u16, count: u64, channel: &str) -> anyhow::Result<()> {
+/// 100 bytes, as a backend publishes them or as a node does.
+fn payload(with_id: bool) -> String {
+    let id = if with_id { "\0{\"id\":\"0190a0b0-0000-7000-8000-000000000000\"}\n" } else { "" };
+    id.to_owned() + &"x".repeat(100)
+}
+
+/// Publishes `count` messages, to one channel or to many, and returns when all are published.
+async fn publish(port: u16, count: u64, channel: &str, payload: String) -> anyhow::Result<()> {
     let mut command = Command::new("redis-benchmark");
     command.args(["-p", &port.to_string(), "-n", &count.to_string(), "-P", "32", "-c", "4", "-q"]);
     if channel.contains("__rand_int__") {
         command.args(["-r", &CHANNELS.to_string()]);
     }
-    command.args(["PUBLISH", channel, &"x".repeat(100)]).stdout(Stdio::null());
-    let status = tokio::task::spawn_blocking(move || command.status()).await??;
+    command.args(["-x", "PUBLISH", channel]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let run = move || {
+        let mut running = command.spawn()?;
+        running.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(payload.as_bytes()))?;
+        running.wait()
+    };
+    let status = tokio::task::spawn_blocking(run).await??;
     anyhow::ensure!(status.success(), "redis-benchmark: {status}");
     Ok(())
 }
@@ -82,12 +95,12 @@ async fn bare(port: u16, count: u64, channel: &str) -> anyhow::Result<f64> {
         }
     });
     let before = cpu()?;
-    publish(port, count, channel).await?;
+    publish(port, count, channel, payload(false)).await?;
     reader.await?;
     Ok(cpu()? - before)
 }
 
-async fn link(port: u16, count: u64, interests: &[String], channel: &str) -> anyhow::Result<(f64, f64)> {
+async fn link(port: u16, count: u64, interests: &[String], channel: &str, with_id: bool) -> anyhow::Result<(f64, f64)> {
     let config = BusConfig { url: format!("redis://127.0.0.1:{port}").parse()?, ..BusConfig::default() };
     let counter = Arc::new(Counter::default());
     let bus = clarion_bus::connect(&config, counter.clone())?;
@@ -96,7 +109,7 @@ async fn link(port: u16, count: u64, interests: &[String], channel: &str) -> any
         bus.subscribe(&Interest::parse(interest)?.into()).await?;
     }
     let before = cpu()?;
-    publish(port, count, channel).await?;
+    publish(port, count, channel, payload(with_id)).await?;
     while counter.messages.load(Relaxed) < count {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -116,12 +129,14 @@ async fn main() -> anyhow::Result<()> {
     for _ in 0..3 {
         let reader = micros(bare(port, count, "clarion:users/000000000000").await?);
         println!("bare reader                    {reader:.3} µs a message");
-        for (name, interests, channel) in [
-            ("one exact interest", &["users/000000000000".to_owned()][..], "clarion:users/000000000000"),
-            ("10,000 exact interests", &many, "clarion:users/__rand_int__"),
-            ("a pattern", &["users/*".to_owned()], "clarion:users/__rand_int__"),
+        let one = &["users/000000000000".to_owned()][..];
+        for (name, interests, channel, with_id) in [
+            ("one exact interest", one, "clarion:users/000000000000", false),
+            ("one, each with an id", one, "clarion:users/000000000000", true),
+            ("10,000 exact interests", &many, "clarion:users/__rand_int__", false),
+            ("a pattern", &["users/*".to_owned()], "clarion:users/__rand_int__", false),
         ] {
-            let (spent, batch) = link(port, count, interests, channel).await?;
+            let (spent, batch) = link(port, count, interests, channel, with_id).await?;
             let spent = micros(spent);
             println!("link, {name:24} {spent:.3} µs a message, {:.1} × the reader, {batch:.0} a batch", spent / reader);
         }

@@ -18,7 +18,7 @@ use std::{
 
 use anyhow::Context as _;
 use async_trait::async_trait;
-use clarion_bus::{BusConfig, Delivery, Link, Sink};
+use clarion_bus::{BusConfig, Delivery, InterestId, Link, Sink};
 use clarion_protocol::Interest;
 use tokio::sync::Notify;
 
@@ -45,7 +45,7 @@ impl Sink for Counter {
         }
     }
 
-    fn gap(&self) {}
+    fn gap(&self, _: &[InterestId]) {}
 }
 
 fn main() -> anyhow::Result<()> {

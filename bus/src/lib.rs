@@ -3,6 +3,7 @@
 //! A bus carries opaque messages and knows nothing of sockets. It takes publications, and hands what its server
 //! sends for the node's interests to the [`Sink`] it was started with, in the order of the bus.
 
+mod ask;
 mod backoff;
 mod bus_url;
 mod config;
@@ -12,12 +13,14 @@ mod redis;
 mod table;
 mod tls;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use clarion_protocol::{Interest, InternalName, Publication};
+use bytes::Bytes;
+use clarion_protocol::{Interest, InternalName, MessageId, NodeName, Position, Publication};
 use tokio::sync::watch;
 
+pub use ask::{Answers, Question, Reply};
 pub use bus_url::{BusUrl, BusUrlError, HostPort, NatsAuth, NatsUrl, RedisMode, RedisUrl, Secret};
 pub use clarion_protocol::{Delivery, InterestId};
 pub use config::{BusConfig, ConfigError, PubSub, check, connect};
@@ -52,9 +55,29 @@ pub trait Sink: Send + Sync + 'static {
     /// Not cancel safe: the link awaits it to the end.
     async fn deliver(&self, batch: &mut Vec<Delivery>);
 
-    /// The link was interrupted and all subscriptions stand again, or the server says that it dropped messages:
-    /// anything published in between may be missing.
-    fn gap(&self);
+    /// These interests may have missed something, and hear again: what carried them was interrupted, or the server
+    /// dropped messages for them.
+    ///
+    /// It names each of them, also where it was all that the node has, and is never called with none. An interest that
+    /// first stood after the interruption has missed nothing and is not among them; one that was given back meanwhile may be.
+    fn gap(&self, interests: &[InterestId]);
+}
+
+/// What is known of a message that the bus has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its id, which travels with it: the publisher's own, or the one that it was given on its way out.
+    pub id: MessageId,
+    /// Its place in the channel's log, where there is one.
+    pub position: Option<Position>,
+}
+
+impl Receipt {
+    /// For a message that is kept nowhere.
+    #[must_use]
+    pub fn unlogged(id: MessageId) -> Self {
+        Self { id, position: None }
+    }
 }
 
 /// Whether a node can hear its bus. What is published while the way out is broken is refused, never queued.
@@ -86,16 +109,48 @@ pub trait Bus: Send + Sync + 'static {
     /// Gives one reference back. With the last one the interest goes, at once; what is in flight for it is dropped.
     fn unsubscribe(&self, id: InterestId);
 
-    /// Publishes one message and returns when the bus's server has taken it.
+    /// Publishes one message and returns when the bus's server has taken it. One that has no id is given one, which it
+    /// carries from then on: in an envelope, or as a header.
     ///
     /// Not cancel safe: spawn it where the caller may go away, or nobody knows whether it was published.
     ///
     /// # Errors
     /// [`PublishError`] tells whether the server may have taken it.
-    async fn publish(&self, publication: Publication) -> Result<(), PublishError>;
+    async fn publish(&self, publication: Publication) -> Result<Receipt, PublishError>;
 
     /// Publishes many, in order per subject, pipelined; a result for each, in their order.
-    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>>;
+    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>>;
+
+    /// Says something on one of the broker's own subjects, as it is: nobody is told an id, so it carries none.
+    ///
+    /// Cancel safe where it makes no difference whether it was said.
+    ///
+    /// # Errors
+    /// [`PublishError`], as for [`Bus::publish`].
+    async fn tell(&self, subject: &InternalName, payload: Bytes) -> Result<(), PublishError>;
+
+    /// Asks those who hear one of the broker's own subjects, and gathers their answers until all that are `expected` have
+    /// answered or the time is over. They find a [`Question`] in what they hear, and [`Bus::answer`] it.
+    ///
+    /// Cancel safe: a dropped call leaves nothing behind but the question.
+    ///
+    /// # Errors
+    /// [`PublishError`] when nobody may have heard the question.
+    async fn ask(
+        &self,
+        subject: &InternalName,
+        payload: Bytes,
+        timeout: Duration,
+        expected: &BTreeSet<NodeName>,
+    ) -> Result<Answers, PublishError>;
+
+    /// Answers a question, as the node `from`.
+    ///
+    /// # Errors
+    /// [`PublishError`], as for [`Bus::publish`].
+    async fn answer(&self, reply: &Reply, from: &NodeName, payload: &[u8]) -> Result<(), PublishError> {
+        self.tell(reply.subject(), reply.frame(from, payload)).await
+    }
 
     /// Sends itself a message over every subscriber link and waits until it came back; returns the slowest round trip.
     ///

@@ -4,6 +4,7 @@
 //! subscription, one order for all nodes, a bounded queue per node that drops what it cannot hold and then tells of the gap.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -12,7 +13,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_protocol::{Address, Publication};
+use bytes::Bytes;
+use clarion_protocol::{Address, InternalName, NodeName, Publication};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot, watch},
@@ -21,7 +23,9 @@ use tokio::{
 };
 
 use crate::{
-    Bus, BusConfig, Delivery, InterestId, Link, ProbeError, PublishError, Sink, Stats, SubscribeError, Topic,
+    Answers, Bus, BusConfig, Delivery, InterestId, Link, ProbeError, PublishError, Receipt, Sink, Stats,
+    SubscribeError, Topic,
+    ask::Questions,
     table::{Ids, Interests, Layout, Table},
 };
 
@@ -38,6 +42,8 @@ pub struct Server(Arc<Shared>);
 struct Shared {
     /// Held while a message is given to all, so that all see the same order.
     nodes: Mutex<Vec<Arc<Node>>>,
+    /// Nobody is connected, as if there were a server that was down.
+    stopped: AtomicBool,
     queue_bytes: usize,
 }
 
@@ -51,7 +57,21 @@ impl Server {
     /// A server that lets at most so many bytes wait for each node.
     #[must_use]
     pub fn with_queue(queue_bytes: usize) -> Self {
-        Self(Arc::new(Shared { nodes: Mutex::default(), queue_bytes }))
+        Self(Arc::new(Shared { nodes: Mutex::default(), stopped: AtomicBool::new(false), queue_bytes }))
+    }
+
+    /// Cuts all nodes off, and those that come later, until [`Server::start`].
+    pub fn stop(&self) {
+        let nodes = self.0.nodes.lock();
+        self.0.stopped.store(true, Relaxed);
+        nodes.iter().for_each(|node| node.cut());
+    }
+
+    /// Lets all nodes back.
+    pub fn start(&self) {
+        let nodes = self.0.nodes.lock();
+        self.0.stopped.store(false, Relaxed);
+        nodes.iter().for_each(|node| node.heal());
     }
 
     /// Gives a node its bus. Of the configuration only the prefix and the payload limit matter.
@@ -61,6 +81,7 @@ impl Server {
         let node = Arc::new(Node {
             bell: interests.bell(0),
             interests,
+            questions: Questions::new(),
             queue: Mutex::default(),
             link: watch::Sender::new(Link::Up),
             cut: AtomicBool::new(false),
@@ -68,7 +89,12 @@ impl Server {
             messages: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         });
-        self.0.nodes.lock().push(node.clone());
+        let mut nodes = self.0.nodes.lock();
+        nodes.push(node.clone());
+        if self.0.stopped.load(Relaxed) {
+            node.cut();
+        }
+        drop(nodes);
         let pump = tokio::spawn(node.clone().pump(sink));
         Memory { server: self.clone(), node, max_payload: config.max_payload, pump: Mutex::new(Some(pump)) }
     }
@@ -92,22 +118,12 @@ pub struct Memory {
 impl Memory {
     /// Cuts this node off, as a network does that fails: what is on its way is lost, and the link is down.
     pub fn cut(&self) {
-        let mut queue = self.node.queue.lock();
-        self.node.cut.store(true, Relaxed);
-        (queue.deliveries, queue.bytes) = (Vec::new(), 0);
-        drop(queue);
-        self.node.interests.lock().lost(0);
-        self.node.link.send_replace(Link::Down(Some("the link was cut".to_owned())));
+        self.node.cut();
     }
 
     /// Lets it back. The link is up, and the gap told of, when its interests stand again.
     pub fn heal(&self) {
-        let mut queue = self.node.queue.lock();
-        if self.node.cut.swap(false, Relaxed) {
-            (queue.gap, queue.reconnected) = (true, true);
-        }
-        drop(queue);
-        self.node.bell.notify_one();
+        self.node.heal();
     }
 
     fn send(&self, publication: &Publication) -> Result<(), PublishError> {
@@ -140,15 +156,36 @@ impl Bus for Memory {
         self.node.interests.unsubscribe(id);
     }
 
-    async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+    async fn publish(&self, mut publication: Publication) -> Result<Receipt, PublishError> {
         // Nothing here ever waits, so a busy publisher would keep its thread from those who read.
         tokio::task::coop::consume_budget().await;
-        self.send(&publication)
+        let id = publication.identify();
+        self.send(&publication).map(|()| Receipt::unlogged(id))
     }
 
-    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
+    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
         tokio::task::coop::consume_budget().await;
-        publications.iter().map(|publication| self.send(publication)).collect()
+        let send = |mut publication: Publication| {
+            let id = publication.identify();
+            self.send(&publication).map(|()| Receipt::unlogged(id))
+        };
+        publications.into_iter().map(send).collect()
+    }
+
+    async fn tell(&self, subject: &InternalName, payload: Bytes) -> Result<(), PublishError> {
+        tokio::task::coop::consume_budget().await;
+        self.send(&Publication::raw(subject.clone(), payload))
+    }
+
+    async fn ask(
+        &self,
+        subject: &InternalName,
+        payload: Bytes,
+        timeout: Duration,
+        expected: &BTreeSet<NodeName>,
+    ) -> Result<Answers, PublishError> {
+        let tell = |question| self.tell(subject, question);
+        self.node.questions.ask(&self.node.interests, tell, &payload, timeout, expected).await
     }
 
     async fn probe(&self, timeout: Duration) -> Result<Duration, ProbeError> {
@@ -215,6 +252,7 @@ impl Drop for Memory {
 #[derive(Debug)]
 struct Node {
     interests: Interests,
+    questions: Questions,
     queue: Mutex<Queue>,
     /// Rung for a message as well as for a subscription.
     bell: Arc<Notify>,
@@ -230,8 +268,8 @@ struct Node {
 struct Queue {
     deliveries: Vec<Delivery>,
     bytes: usize,
-    /// Something was lost since the gap was last told of.
-    gap: bool,
+    /// Interests that lost something since the gap was last told of.
+    lost: BTreeSet<InterestId>,
     reconnected: bool,
     probe: Option<oneshot::Sender<()>>,
     closed: bool,
@@ -242,15 +280,36 @@ impl Node {
         self.cut.load(Relaxed)
     }
 
+    fn cut(&self) {
+        let mut queue = self.queue.lock();
+        self.cut.store(true, Relaxed);
+        (queue.deliveries, queue.bytes) = (Vec::new(), 0);
+        drop(queue);
+        self.interests.lock().lost(0);
+        self.link.send_replace(Link::Down(Some("the link was cut".to_owned())));
+    }
+
+    fn heal(&self) {
+        let mut queue = self.queue.lock();
+        if self.cut.swap(false, Relaxed) {
+            queue.reconnected = true;
+        }
+        drop(queue);
+        self.bell.notify_one();
+    }
+
     /// Queues a copy for each subscription of this node that matches.
     fn offer(&self, publication: &Publication, limit: usize) {
         let table = self.interests.lock();
         let mut queue = self.queue.lock();
         let before = queue.deliveries.len();
+        if self.questions.hear(&publication.address, &publication.message) {
+            return;
+        }
         copies(&table, &publication.address, |address, interests| {
             let cost = publication.message.payload.len() + DELIVERY_BYTES;
             if queue.bytes + cost > limit {
-                queue.gap = true;
+                queue.lost.extend(interests);
             } else {
                 queue.bytes += cost;
                 queue.deliveries.push(Delivery {
@@ -271,15 +330,15 @@ impl Node {
         let mut batch = Vec::new();
         loop {
             self.bell.notified().await;
-            let reconnected = self.acknowledge();
-            let (gap, probe) = {
+            let (reconnected, missed) = self.acknowledge();
+            let (mut lost, probe) = {
                 let mut queue = self.queue.lock();
                 if queue.closed {
                     return;
                 }
                 std::mem::swap(&mut queue.deliveries, &mut batch);
                 queue.bytes = 0;
-                (std::mem::take(&mut queue.gap), queue.probe.take())
+                (std::mem::take(&mut queue.lost), queue.probe.take())
             };
             if let Some(probe) = probe {
                 // Whoever asked may have stopped waiting.
@@ -292,8 +351,9 @@ impl Node {
                 sink.deliver(&mut batch).await;
                 batch.clear();
             }
-            if gap {
-                sink.gap();
+            lost.extend(missed);
+            if !lost.is_empty() {
+                sink.gap(&lost.into_iter().collect::<Vec<_>>());
             }
             if reconnected {
                 self.reconnects.fetch_add(1, Relaxed);
@@ -308,17 +368,19 @@ impl Node {
         }
     }
 
-    /// Says yes to all subscriptions that are asked for, unless the node is cut off. Returns whether it was until now.
-    fn acknowledge(&self) -> bool {
+    /// Says yes to all subscriptions that are asked for, unless the node is cut off. Returns whether it was until now, and
+    /// what may have missed something by that.
+    fn acknowledge(&self) -> (bool, Vec<InterestId>) {
         let mut table = self.interests.lock();
         let mut queue = self.queue.lock();
         if self.is_cut() {
-            return false;
+            return (false, Vec::new());
         }
         for order in table.take(0, usize::MAX).join {
             table.stood(order.ticket);
         }
-        std::mem::take(&mut queue.reconnected)
+        let reconnected = std::mem::take(&mut queue.reconnected);
+        (reconnected, if reconnected { table.missed(0) } else { Vec::new() })
     }
 }
 

@@ -21,10 +21,11 @@ mod servers;
 mod status;
 mod stream;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use clarion_protocol::Publication;
+use bytes::Bytes;
+use clarion_protocol::{InternalName, NodeName, Publication};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{
@@ -39,8 +40,9 @@ use self::{
     status::{Half, Status},
 };
 use crate::{
-    Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, NatsUrl, ProbeError, PublishError, Sink, Stats,
-    SubscribeError, Topic,
+    Answers, Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, NatsUrl, ProbeError, PublishError, Receipt,
+    Sink, Stats, SubscribeError, Topic,
+    ask::Questions,
     table::{Interests, Layout},
 };
 
@@ -57,6 +59,7 @@ pub(crate) struct Nats {
     interests: Arc<Interests>,
     counters: Arc<Counters>,
     probes: Arc<Probes>,
+    questions: Arc<Questions>,
     status: Arc<Status>,
     publisher: Publisher,
     rebuilds: watch::Sender<u64>,
@@ -71,6 +74,7 @@ impl Nats {
         let dialer = Arc::new(Dialer::new(url, config)?);
         let interests = Arc::new(Interests::new(Layout::Nats, config.prefix.clone()));
         let (counters, probes) = (Arc::new(Counters::default()), Arc::new(Probes::new()));
+        let questions = Arc::new(Questions::new());
         let (status, closed) = (Arc::new(Status::new()), CancellationToken::new());
         let (rebuilds, rebuild) = watch::channel(0);
         let (publisher, publishing) = publisher::Task::new(dialer.clone(), status.clone(), closed.clone(), config);
@@ -80,6 +84,7 @@ impl Nats {
             interests: interests.clone(),
             counters: counters.clone(),
             probes: probes.clone(),
+            questions: questions.clone(),
             sink,
             rebuilds: rebuild,
             closed: closed.clone(),
@@ -93,6 +98,7 @@ impl Nats {
             interests,
             counters,
             probes,
+            questions,
             status,
             publisher,
             rebuilds,
@@ -118,12 +124,30 @@ impl Bus for Nats {
         self.interests.unsubscribe(id);
     }
 
-    async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
-        self.publisher.publish(&publication).await
+    async fn publish(&self, mut publication: Publication) -> Result<Receipt, PublishError> {
+        let id = publication.identify();
+        self.publisher.publish(&publication).await.map(|()| Receipt::unlogged(id))
     }
 
-    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
-        self.publisher.publish_all(&publications).await
+    async fn publish_all(&self, mut publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
+        let ids: Vec<_> = publications.iter_mut().map(Publication::identify).collect();
+        let taken = self.publisher.publish_all(&publications).await;
+        taken.into_iter().zip(ids).map(|(taken, id)| taken.map(|()| Receipt::unlogged(id))).collect()
+    }
+
+    async fn tell(&self, subject: &InternalName, payload: Bytes) -> Result<(), PublishError> {
+        self.publisher.publish(&Publication::raw(subject.clone(), payload)).await
+    }
+
+    async fn ask(
+        &self,
+        subject: &InternalName,
+        payload: Bytes,
+        timeout: Duration,
+        expected: &BTreeSet<NodeName>,
+    ) -> Result<Answers, PublishError> {
+        let tell = |question| self.tell(subject, question);
+        self.questions.ask(&self.interests, tell, &payload, timeout, expected).await
     }
 
     async fn probe(&self, timeout: Duration) -> Result<Duration, ProbeError> {

@@ -6,13 +6,15 @@
 mod dial;
 mod intake;
 mod link;
+#[cfg(test)]
+mod model;
 mod publish;
 mod shards;
 mod target;
 mod wire;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -21,7 +23,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_protocol::{Address, InternalName, Prefix, Publication};
+use bytes::Bytes;
+use clarion_protocol::{Address, InternalName, NodeName, Prefix, Publication};
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
@@ -39,8 +42,9 @@ use self::{
     target::Target,
 };
 use crate::{
-    Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, ProbeError, PubSub, PublishError, RedisUrl, Sink, Stats,
-    SubscribeError, Topic,
+    Answers, Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, ProbeError, PubSub, PublishError, Receipt,
+    RedisUrl, Sink, Stats, SubscribeError, Topic,
+    ask::Questions,
     table::{Interests, Layout, Order, Reach},
     tls,
 };
@@ -55,29 +59,9 @@ const TOPOLOGY: u16 = u16::MAX - 1;
 /// # Errors
 /// Only for mistakes in the configuration.
 pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -> Result<BusHandle, ConfigError> {
-    let credentials = Credentials {
-        tls: url.tls.then(|| tls::client_config(config)).transpose()?,
-        user: url.user.clone(),
-        password: config.password.clone().or_else(|| url.password.clone()),
-        name: client_name(&config.client_name),
-        timeout: config.connect_timeout,
-    };
-    let sharded = config.pubsub == PubSub::Sharded;
-    let shared = Arc::new(Shared {
-        interests: Interests::new(if sharded { Layout::Sharded } else { Layout::Redis }, config.prefix.clone()),
-        prefix: config.prefix.clone(),
-        subjects: Subjects::new(&config.prefix, config.max_payload),
-        sink,
-        sharded,
-        counters: Counters::default(),
-        lanes: Mutex::default(),
-        link: watch::Sender::new(Link::Down(None)),
-        rebuild: watch::Sender::new(()),
-        moved: Notify::new(),
-        command_timeout: config.command_timeout,
-        reconnect_max: config.reconnect_max,
-        links: config.link_runtime(),
-    });
+    let credentials = credentials(url, config)?;
+    let shared = Arc::new(Shared::new(config, sink));
+    let sharded = shared.sharded;
     let publisher = Arc::new(Publisher::start(url, config, &credentials, sharded));
     let redis = Redis {
         shared,
@@ -100,6 +84,17 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
     Ok(Arc::new(redis))
 }
 
+/// As whom this node goes to its servers.
+fn credentials(url: &RedisUrl, config: &BusConfig) -> Result<Credentials, ConfigError> {
+    Ok(Credentials {
+        tls: url.tls.then(|| tls::client_config(config)).transpose()?,
+        user: url.user.clone(),
+        password: config.password.clone().or_else(|| url.password.clone()),
+        name: client_name(&config.client_name),
+        timeout: config.connect_timeout,
+    })
+}
+
 /// `CLIENT SETNAME` takes printable ASCII without spaces.
 fn client_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_graphic() { c } else { '-' }).collect()
@@ -110,6 +105,7 @@ struct Shared {
     interests: Interests,
     prefix: Prefix,
     subjects: Subjects,
+    questions: Questions,
     sink: Arc<dyn Sink>,
     sharded: bool,
     counters: Counters,
@@ -132,6 +128,26 @@ struct Lane {
 }
 
 impl Shared {
+    fn new(config: &BusConfig, sink: Arc<dyn Sink>) -> Self {
+        let sharded = config.pubsub == PubSub::Sharded;
+        Self {
+            interests: Interests::new(if sharded { Layout::Sharded } else { Layout::Redis }, config.prefix.clone()),
+            prefix: config.prefix.clone(),
+            subjects: Subjects::new(&config.prefix, config.max_payload),
+            questions: Questions::new(),
+            sink,
+            sharded,
+            counters: Counters::default(),
+            lanes: Mutex::default(),
+            link: watch::Sender::new(Link::Down(None)),
+            rebuild: watch::Sender::new(()),
+            moved: Notify::new(),
+            command_timeout: config.command_timeout,
+            reconnect_max: config.reconnect_max,
+            links: config.link_runtime(),
+        }
+    }
+
     /// Starts the link of a lane.
     fn start_lane(self: &Arc<Self>, lane: u16, target: Target, retired: CancellationToken, tasks: &TaskTracker) {
         let echo = Arc::new(Echo::new(self.echo_subject(lane)));
@@ -219,16 +235,35 @@ impl Bus for Redis {
         self.shared.interests.unsubscribe(id);
     }
 
-    async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+    async fn publish(&self, mut publication: Publication) -> Result<Receipt, PublishError> {
         self.may_send()?;
-        self.publisher.publish(&publication).await
+        let id = publication.identify();
+        self.publisher.publish(&publication).await.map(|()| Receipt::unlogged(id))
     }
 
-    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
+    async fn publish_all(&self, mut publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
         if let Err(error) = self.may_send() {
             return vec![Err(error); publications.len()];
         }
-        self.publisher.publish_all(&publications).await
+        let ids: Vec<_> = publications.iter_mut().map(Publication::identify).collect();
+        let taken = self.publisher.publish_all(&publications).await;
+        taken.into_iter().zip(ids).map(|(taken, id)| taken.map(|()| Receipt::unlogged(id))).collect()
+    }
+
+    async fn tell(&self, subject: &InternalName, payload: Bytes) -> Result<(), PublishError> {
+        self.may_send()?;
+        self.publisher.publish(&Publication::raw(subject.clone(), payload)).await
+    }
+
+    async fn ask(
+        &self,
+        subject: &InternalName,
+        payload: Bytes,
+        timeout: Duration,
+        expected: &BTreeSet<NodeName>,
+    ) -> Result<Answers, PublishError> {
+        let tell = |question| self.tell(subject, question);
+        self.shared.questions.ask(&self.shared.interests, tell, &payload, timeout, expected).await
     }
 
     async fn probe(&self, timeout: Duration) -> Result<Duration, ProbeError> {

@@ -128,7 +128,7 @@ struct Part {
     state: State,
     /// Stood on the link before, so that the link is not up until it stands again.
     resuming: bool,
-    /// Refused although it had stood: what was published meanwhile is missing.
+    /// Stood before and was interrupted: what was published meanwhile is missing, which was not told yet.
     missed: bool,
 }
 
@@ -353,6 +353,24 @@ impl Table {
     /// Parts that the server refuses although somebody holds them.
     pub(crate) fn refused(&self) -> u64 {
         self.refused
+    }
+
+    /// The parts that stand, for tests.
+    #[cfg(test)]
+    pub(crate) fn standing_orders(&self) -> Vec<Order> {
+        let order = |(slot, part): (usize, &Option<Part>)| {
+            let part = part.as_ref().filter(|part| part.state == State::Standing)?;
+            let slot = u32::try_from(slot).expect("acquire keeps the number of parts below 2^24");
+            Some(Order { ticket: Ticket { slot, attempt: part.attempt }, base: part.base.clone(), reach: part.reach })
+        };
+        self.parts.iter().enumerate().filter_map(order).collect()
+    }
+
+    /// Whether anything is to be asked for or waits for its answer, for tests.
+    #[cfg(test)]
+    pub(crate) fn asks(&self) -> bool {
+        let asks = |part: &Part| matches!(part.state, State::Wanted | State::Asked);
+        self.parts.iter().flatten().any(asks) || self.lanes.iter().any(|lane| !lane.leaving.is_empty())
     }
 
     // ---- inside ----

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use clarion_bus::{
-    Bus as _, BusConfig, BusHandle, Sink,
+    Bus as _, BusConfig, BusHandle, InterestId, Link, Sink,
     memory::{Memory, Server},
 };
 use clarion_protocol::{Channel, Publication};
@@ -35,7 +35,7 @@ impl Sink for Nobody {
         batch.clear();
     }
 
-    fn gap(&self) {}
+    fn gap(&self, _: &[InterestId]) {}
 }
 
 #[async_trait]
@@ -57,12 +57,17 @@ impl Rig for InProcess {
     }
 
     async fn stop(&mut self) -> bool {
-        self.nodes.lock().iter().for_each(|node| node.cut());
-        false
+        self.server.stop();
+        true
     }
 
     async fn restart(&mut self) -> bool {
-        self.kill_connections().await
+        self.server.stop();
+        for node in self.nodes.lock().iter() {
+            assert!(matches!(&*node.link().borrow(), Link::Down(_)), "it is cut off for real");
+        }
+        self.server.start();
+        true
     }
 
     async fn kill_connections(&self) -> bool {
@@ -78,4 +83,4 @@ impl Rig for InProcess {
     }
 }
 
-suite!(InProcess::start());
+suite!("memory", InProcess::start());

@@ -24,11 +24,11 @@ mod rig;
 mod plain {
     use crate::{conformance, rig::Server};
 
-    crate::suite!(Server::start().await);
+    crate::suite!("nats", Server::start().await);
 }
 
 mod tls {
     use crate::{conformance, rig::Server};
 
-    crate::suite!(Server::with_tls().await);
+    crate::suite!("nats", Server::with_tls().await);
 }

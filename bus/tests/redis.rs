@@ -88,6 +88,12 @@ impl Rig for Standalone {
         Some(self.config_as("bob", "secret"))
     }
 
+    async fn subscriptions(&self) -> Option<u64> {
+        let channels = self.server.cli(&["PUBSUB", "CHANNELS"]).await;
+        let patterns = self.server.cli(&["PUBSUB", "NUMPAT"]).await;
+        Some(channels.lines().filter(|line| !line.is_empty()).count() as u64 + patterns.trim().parse::<u64>().unwrap())
+    }
+
     async fn server_memory(&self) -> Option<u64> {
         Some(self.server.memory_used().await)
     }
@@ -105,13 +111,13 @@ impl Rig for Standalone {
 mod standalone {
     use super::{Standalone, conformance};
 
-    crate::suite!(Standalone::start().await);
+    crate::suite!("redis", Standalone::start().await);
 }
 
 mod tls {
     use super::{Standalone, conformance};
 
-    crate::suite!(Standalone::with_tls().await);
+    crate::suite!("redis", Standalone::with_tls().await);
 }
 
 /// What the server does not let in is said to be so, and never shows a secret.

@@ -115,13 +115,13 @@ impl Rig for Cluster {
 mod classic {
     use super::{Cluster, PubSub, conformance};
 
-    crate::suite!(Cluster::start(PubSub::Classic).await);
+    crate::suite!("redis cluster", Cluster::start(PubSub::Classic).await);
 }
 
 mod sharded {
     use super::{Cluster, PubSub, conformance};
 
-    crate::suite!(Cluster::start(PubSub::Sharded).await);
+    crate::suite!("redis sharded", Cluster::start(PubSub::Sharded).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

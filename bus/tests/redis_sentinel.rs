@@ -46,13 +46,7 @@ impl Rig for Sentinel {
     }
 }
 
-suite!(Sentinel::start().await;
-    exact_and_pattern_interests,
-    order_is_kept,
-    comes_back_after_its_connection_was_killed,
-    a_mute_server_hangs_nothing,
-    the_probe_goes_round,
-);
+suite!("redis sentinel", Sentinel::start().await);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_is_followed() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use clarion_protocol::{Channel, Interest, InterestId, Message, Wording};
+use clarion_protocol::{Channel, Epoch, Interest, InterestId, Message, Wording};
 
 use crate::outbox::SlowPolicy;
 
@@ -90,7 +90,7 @@ pub struct Page {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reached {
     /// The partition's epoch.
-    pub epoch: Box<str>,
+    pub epoch: Epoch,
     /// The last offset that was read.
     pub offset: u64,
 }

@@ -1,6 +1,6 @@
 //! What nodes say to each other over the bus, as JSON on internal subjects.
 //!
-//! `members` carries [`Heartbeat`]s, `control` what all nodes are to do or answer, `node.<instance>` the answers to one.
+//! `members` carries [`Heartbeat`]s, `control` what all nodes are asked, `node.<instance>` what one of them is.
 //! Members that a later release adds are passed over, so nodes of different releases understand each other.
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::{InternalName, NodeName};
 
 /// The subject of heartbeats.
 pub const MEMBERS: &str = "members";
-/// The subject of [`Control`]s for all nodes.
+/// The subject of [`Control`]s for all nodes. Each is a question of the bus.
 pub const CONTROL: &str = "control";
 
 /// Names one of the fixed internal subjects above.
@@ -18,7 +18,7 @@ pub fn subject(name: &'static str) -> InternalName {
     InternalName::parse(name).expect("the fixed names are valid")
 }
 
-/// The subject on which one process hears answers; `instance` is the one of its [`Heartbeat`].
+/// The subject on which one process is asked; `instance` is the one of its [`Heartbeat`].
 #[must_use]
 pub fn subject_of(instance: &str) -> Option<InternalName> {
     InternalName::parse(&format!("node.{instance}"))
@@ -47,43 +47,58 @@ pub struct Heartbeat {
     /// The connections it holds, for `clarion nodes`.
     #[serde(default)]
     pub connections: u64,
+    /// How many users this process has asked everybody to disconnect: a node that knows of fewer has missed some.
+    #[serde(default)]
+    pub disconnects: u64,
     /// Its release.
     #[serde(default)]
     pub version: String,
 }
 
-/// What all nodes are to do or answer.
+/// What nodes are to do and answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Control {
-    /// Close all connections of a user.
+    /// Close all connections of a user, and say so.
     Disconnect {
         /// Whose.
         user: String,
+        /// The instance that asks; it has done so itself.
+        instance: String,
+        /// Counts what this instance has asked everybody for, from 1.
+        number: u64,
     },
-    /// Say how many connections of a user are here, to `node.<reply_to>`.
+    /// Say what this instance has asked everybody to close since, for a node that may have missed some.
+    Disconnected {
+        /// The number up to which nothing is missing.
+        after: u64,
+    },
+    /// Say how many connections of some users are here.
     Online {
         /// Whose.
-        user: String,
-        /// The instance that asks.
-        reply_to: String,
-        /// Comes back in the answer.
-        request: u64,
+        users: Vec<String>,
+        /// The instance that asks; it knows its own.
+        instance: String,
     },
 }
 
-/// An answer to one node.
+/// An answer to the node that asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Answer {
+    /// To [`Control::Disconnect`]: they are closed.
+    Done,
+    /// To [`Control::Disconnected`].
+    Disconnected {
+        /// The first one's number; the others follow it. Without any, the number of the next there will be.
+        first: u64,
+        /// Whose connections were to be closed, oldest first, as many as go into an answer.
+        users: Vec<String>,
+    },
     /// To [`Control::Online`].
     Online {
-        /// The request's number.
-        request: u64,
-        /// Who answers.
-        node: NodeName,
-        /// How many connections of the user are there.
-        connections: u64,
+        /// How many connections there are, in the order of the users.
+        connections: Vec<u64>,
     },
 }
 

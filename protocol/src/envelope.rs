@@ -7,10 +7,15 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{Message, MessageId, Meta, Position};
+use crate::{Epoch, Message, MessageId, Meta, Position};
 
 /// What an enveloped payload begins with on Redis.
 pub const MARK: u8 = 0;
+/// What stands around the id in an envelope that holds nothing else.
+const BEFORE_ID: &[u8] = br#"{"id":""#;
+const AFTER_ID: &[u8] = br#""}"#;
+/// The length of such an envelope, with its mark and its newline, where Clarion made the id.
+const ID_ALONE: usize = 1 + BEFORE_ID.len() + 36 + AFTER_ID.len() + 1;
 /// Carries the id on NATS; JetStream itself drops duplicates by it.
 pub const HEADER_ID: &str = "Nats-Msg-Id";
 /// Carries the offset on NATS: JetStream's *republish* sets it.
@@ -34,10 +39,17 @@ pub fn seal(message: &Message) -> Bytes {
         None if message.payload.first() == Some(&MARK) => Arc::default(),
         None => return message.payload.clone(),
     };
-    let meta = serde_json::to_vec(&*meta).expect("metadata are strings and numbers");
-    let mut out = BytesMut::with_capacity(meta.len() + message.payload.len() + 2);
+    let mut out = BytesMut::with_capacity(ID_ALONE + message.payload.len());
     out.extend_from_slice(&[MARK]);
-    out.extend_from_slice(&meta);
+    match &meta.id {
+        // Nearly all that a node publishes. Its id needs no escaping, being hexadecimal digits and hyphens.
+        Some(id) if *meta == (Meta { id: meta.id.clone(), ..Meta::default() }) && id.is_uuid() => {
+            out.extend_from_slice(BEFORE_ID);
+            id.with_str(|id| out.extend_from_slice(id.as_bytes()));
+            out.extend_from_slice(AFTER_ID);
+        }
+        _ => out.extend_from_slice(&serde_json::to_vec(&*meta).expect("metadata are strings and numbers")),
+    }
     out.extend_from_slice(b"\n");
     out.extend_from_slice(&message.payload);
     out.freeze()
@@ -51,6 +63,10 @@ pub fn open(bytes: Bytes) -> Result<Message, Message> {
     if bytes.first() != Some(&MARK) {
         return Ok(Message::raw(bytes));
     }
+    if let Some(id) = id_alone(&bytes) {
+        let meta = Meta { id: Some(id), ..Meta::default() };
+        return Ok(Message { payload: bytes.slice(ID_ALONE..), meta: Some(Arc::new(meta)) });
+    }
     let Some(end) = memchr::memchr(b'\n', &bytes) else { return Err(Message::raw(bytes)) };
     match serde_json::from_slice::<Meta>(&bytes[1..end]) {
         Ok(meta) => {
@@ -59,6 +75,12 @@ pub fn open(bytes: Bytes) -> Result<Message, Message> {
         }
         Err(_) => Err(Message::raw(bytes)),
     }
+}
+
+/// The id of an envelope that holds nothing else, written as [`seal`] writes it: no JSON is parsed for what nodes publish.
+fn id_alone(bytes: &[u8]) -> Option<MessageId> {
+    let meta = bytes.get(1..ID_ALONE)?.strip_suffix(b"\n")?;
+    MessageId::parse_uuid(meta.strip_prefix(BEFORE_ID)?.strip_suffix(AFTER_ID)?)
 }
 
 /// The headers that carry a message's metadata on NATS; none for a raw message.
@@ -85,19 +107,20 @@ pub fn headers(meta: &Meta) -> Vec<(&'static str, String)> {
 /// `None` when there is none of ours. A value of ours that cannot be read counts as absent: the payload is good all the same.
 pub fn from_headers<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<Meta> {
     let mut meta = Meta::default();
-    let (mut offset, mut previous, mut epoch) = (None, None, "");
+    let (mut offset, mut previous, mut epoch) = (None, None, None);
     for (name, value) in headers {
         match name {
             HEADER_ID => meta.id = MessageId::parse(value).ok(),
             HEADER_OFFSET => offset = value.parse().ok(),
             HEADER_PREVIOUS => previous = value.parse().ok(),
-            HEADER_EPOCH => epoch = value,
+            HEADER_EPOCH => epoch = Epoch::parse(value).ok(),
             HEADER_TIME => meta.time = value.parse().ok(),
             HEADER_TAGS => meta.tags = serde_json::from_str(value).unwrap_or_default(),
             _ => {}
         }
     }
-    meta.position = offset.map(|offset| Position { offset, epoch: epoch.into(), previous });
+    // An offset means nothing outside of its epoch.
+    meta.position = offset.zip(epoch).map(|(offset, epoch)| Position { offset, epoch, previous });
     (meta != Meta::default()).then_some(meta)
 }
 
@@ -108,9 +131,10 @@ mod tests {
     use super::*;
 
     fn meta() -> impl Strategy<Value = Meta> {
-        let position = (any::<u64>(), "[a-z0-9]{1,8}", any::<Option<u64>>())
-            .prop_map(|(offset, epoch, previous)| Position { offset, epoch: epoch.into(), previous });
-        let id = "[!-~]{1,128}".prop_map(|id| MessageId::parse(&id).unwrap());
+        let position = (any::<u64>(), "[a-zA-Z0-9._-]{1,8}", any::<Option<u64>>())
+            .prop_map(|(offset, epoch, previous)| Position { offset, epoch: Epoch::parse(&epoch).unwrap(), previous });
+        let id = prop_oneof!["[!-~]{1,128}", "[0-9a-fA-F]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"];
+        let id = id.prop_map(|id| MessageId::parse(&id).unwrap());
         let tags = proptest::collection::btree_map(".{0,8}", ".{0,8}", 0..3);
         (proptest::option::of(id), proptest::option::of(position), any::<Option<u64>>(), tags)
             .prop_map(|(id, position, time, tags)| Meta { id, position, time, tags })
@@ -145,6 +169,33 @@ mod tests {
         let meta = Meta { id: Some(MessageId::parse("7").unwrap()), time: Some(5), ..Meta::default() };
         let sealed = seal(&Message { payload: "\0x\n".into(), meta: Some(meta.into()) });
         assert_eq!(sealed, "\0{\"id\":\"7\",\"time\":5}\n\0x\n");
+    }
+
+    #[test]
+    fn an_id_that_clarion_made_is_written_and_read_as_any_other() {
+        let id = "0190a0b0-0000-7000-8000-00000000000f";
+        let meta = Meta { id: Some(MessageId::parse(id).unwrap()), ..Meta::default() };
+        let message = Message { payload: "x".into(), meta: Some(meta.clone().into()) };
+        let sealed = seal(&message);
+        assert_eq!(sealed, format!("\0{}\nx", serde_json::to_string(&meta).unwrap()));
+        for same in [sealed, format!("\0 {{\"id\": \"{id}\"}}\nx").into()] {
+            assert_eq!(open(same), Ok(message.clone()));
+        }
+        let empty = format!("\0{{\"id\":\"{id}\"}}\n");
+        assert_eq!(open(empty.into()).unwrap().payload, "");
+    }
+
+    #[test]
+    fn whoever_may_publish_writes_nothing_into_an_event_stream() {
+        let forged = r#"e\n\ndata: forged\n\nid: e"#;
+        let heard = open(format!("\0{{\"offset\":7,\"epoch\":\"{forged}\",\"time\":5}}\nx").into()).unwrap();
+        let meta = heard.meta.as_ref().unwrap();
+        assert_eq!((&meta.position, meta.time), (&None, Some(5)), "the rest of it is good");
+        assert_eq!(crate::wording::event(&heard), "data: x\n\n");
+        for (offset, epoch) in [("7", "e\rdata: forged"), ("7", ""), ("7", "a:b")] {
+            assert_eq!(from_headers([(HEADER_OFFSET, offset), (HEADER_EPOCH, epoch)]), None, "{epoch:?}");
+        }
+        assert_eq!(from_headers([(HEADER_OFFSET, "7")]), None, "an offset of no epoch");
     }
 
     #[test]

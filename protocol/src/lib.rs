@@ -23,7 +23,7 @@ pub use close::CloseCode;
 pub use delivery::{Delivery, InterestId};
 pub use door::Door;
 pub use interest::{Depth, Interest, InterestError};
-pub use message::{Message, MessageId, Meta, Position, Tags};
+pub use message::{Epoch, EpochError, Message, MessageId, Meta, Position, Tags};
 pub use node::{NodeName, NodeNameError};
 pub use publication::{Address, InternalName, Publication};
 pub use subject::Prefix;

@@ -1,9 +1,10 @@
 //! A message: payload bytes that nobody here reads, and what is known about them.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use uuid::Uuid;
 
 /// Free words about a message, `{"kind":"paid"}`. They make an envelope necessary.
 pub type Tags = BTreeMap<String, String>;
@@ -48,16 +49,83 @@ pub struct Position {
     /// Counts from 1 within an epoch.
     pub offset: u64,
     /// Names one life of the log: another epoch means that the offsets began anew.
-    pub epoch: Box<str>,
+    pub epoch: Epoch,
     /// The offset of the message before this one; a node that has not seen it knows of a hole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<u64>,
 }
 
-/// A message's id: 1 to 128 bytes of printable ASCII without spaces.
+/// Names one life of a log: 1 to 64 ASCII letters, digits, `-`, `_` and `.`.
+///
+/// It comes from the bus and stands in the lines of event streams, so whoever may publish must not be able to end a line with it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct MessageId(Arc<str>);
+pub struct Epoch(Arc<str>);
+
+impl Epoch {
+    /// The longest epoch in bytes.
+    pub const MAX_BYTES: usize = 64;
+
+    /// Checks an epoch and takes it.
+    ///
+    /// # Errors
+    /// [`EpochError`].
+    pub fn parse(epoch: &str) -> Result<Self, EpochError> {
+        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let fits = (1..=Self::MAX_BYTES).contains(&epoch.len()) && epoch.bytes().all(good);
+        if fits { Ok(Self(epoch.into())) } else { Err(EpochError) }
+    }
+
+    /// The epoch as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Epoch {
+    type Error = EpochError;
+
+    fn try_from(epoch: String) -> Result<Self, EpochError> {
+        Self::parse(&epoch)
+    }
+}
+
+impl From<Epoch> for String {
+    fn from(epoch: Epoch) -> Self {
+        epoch.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// A text that is no epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an epoch is 1 to {} ASCII letters, digits, `-`, `_` and `.`", Epoch::MAX_BYTES)]
+pub struct EpochError;
+
+/// A message's id: 1 to 128 bytes of printable ASCII without spaces.
+///
+/// One that Clarion made needs no memory of its own, since every message that a node publishes has one.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct MessageId(Form);
+
+/// Each id has one form: what is written as a UUID in lower case is always the first.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Form {
+    Uuid(Uuid),
+    Text(Arc<str>),
+}
 
 impl MessageId {
     /// The longest id in bytes.
@@ -66,8 +134,7 @@ impl MessageId {
     /// A new id; ids made later sort later (UUID version 7).
     #[must_use]
     pub fn generate() -> Self {
-        let mut text = uuid::Uuid::encode_buffer();
-        Self((&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text)).into())
+        Self(Form::Uuid(Uuid::now_v7()))
     }
 
     /// Checks an id and takes it.
@@ -75,40 +142,68 @@ impl MessageId {
     /// # Errors
     /// [`MessageIdError`] when it is empty, too long or not printable ASCII.
     pub fn parse(id: &str) -> Result<Self, MessageIdError> {
+        if let Some(id) = Self::parse_uuid(id.as_bytes()) {
+            return Ok(id);
+        }
         let good = (1..=Self::MAX_BYTES).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-        if good { Ok(Self(id.into())) } else { Err(MessageIdError) }
+        if good { Ok(Self(Form::Text(id.into()))) } else { Err(MessageIdError) }
     }
 
-    /// The id as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// Takes an id of the kind that [`MessageId::generate`] makes, without looking for any other.
+    pub(crate) fn parse_uuid(id: &[u8]) -> Option<Self> {
+        let hyphenated = id.len() == uuid::fmt::Hyphenated::LENGTH && !id.iter().any(u8::is_ascii_uppercase);
+        let uuid = if hyphenated { Uuid::try_parse_ascii(id).ok()? } else { return None };
+        Some(Self(Form::Uuid(uuid)))
+    }
+
+    /// Whether it is of the kind that [`MessageId::generate`] makes.
+    pub(crate) fn is_uuid(&self) -> bool {
+        matches!(self.0, Form::Uuid(_))
+    }
+
+    /// Gives the id as text to whoever wants to look at it.
+    pub fn with_str<T>(&self, look: impl FnOnce(&str) -> T) -> T {
+        match &self.0 {
+            Form::Uuid(uuid) => look(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer())),
+            Form::Text(text) => look(text),
+        }
     }
 }
 
-impl TryFrom<String> for MessageId {
-    type Error = MessageIdError;
-
-    fn try_from(id: String) -> Result<Self, MessageIdError> {
-        Self::parse(&id)
+impl Serialize for MessageId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.with_str(|id| serializer.serialize_str(id))
     }
 }
 
-impl From<MessageId> for String {
-    fn from(value: MessageId) -> Self {
-        value.as_str().to_owned()
+impl<'de> Deserialize<'de> for MessageId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let id = Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&id).map_err(de::Error::custom)
+    }
+}
+
+impl PartialOrd for MessageId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for MessageId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.with_str(|one| other.with_str(|two| one.cmp(two)))
     }
 }
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        self.with_str(|id| f.write_str(id))
     }
 }
 
 impl fmt::Debug for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", &*self.0)
+        self.with_str(|id| write!(f, "{id:?}"))
     }
 }
 
@@ -125,7 +220,25 @@ mod tests {
     fn generated_ids_are_valid_and_sort_by_time() {
         let ids: Vec<_> = (0..100).map(|_| MessageId::generate()).collect();
         assert!(ids.is_sorted());
-        assert!(ids.iter().all(|id| MessageId::parse(id.as_str()).as_ref() == Ok(id)));
+        assert!(ids.iter().all(|id| id.with_str(MessageId::parse).as_ref() == Ok(id)));
+    }
+
+    #[test]
+    fn an_id_stays_as_it_was_written() {
+        let lower = "0190a0b0-0000-7000-8000-00000000000f";
+        for id in [lower, &lower.to_uppercase(), &lower.replace('-', ""), &format!("{{{lower}}}"), "7", "urn:uuid:x"] {
+            let read = MessageId::parse(id).unwrap();
+            assert_eq!((read.to_string(), serde_json::to_string(&read).unwrap()), (id.to_owned(), format!("\"{id}\"")));
+            assert_eq!(serde_json::from_str::<MessageId>(&format!("\"{id}\"")).unwrap(), read);
+        }
+    }
+
+    #[test]
+    fn an_epoch_ends_no_line() {
+        assert!(Epoch::parse(&"x".repeat(64)).is_ok());
+        for bad in ["", "e\nid: forged", "e\r", "e:1", "e 1", "é", "\u{2028}", &"x".repeat(65)] {
+            assert_eq!(Epoch::parse(bad), Err(EpochError), "{bad:?}");
+        }
     }
 
     #[test]

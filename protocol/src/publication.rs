@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::{Channel, ChannelError, Message, Meta, Tags, limits};
+use crate::{Channel, ChannelError, Message, MessageId, Meta, Tags, limits};
 
 /// Where on the bus something goes or came from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,6 +69,12 @@ impl Publication {
     /// A raw message for a channel or an internal subject.
     pub fn raw(address: impl Into<Address>, payload: impl Into<Bytes>) -> Self {
         Self { address: address.into(), message: Message::raw(payload) }
+    }
+
+    /// The id under which it is published: its own, or a new one that it carries from now on.
+    pub fn identify(&mut self) -> MessageId {
+        let meta = Arc::make_mut(self.message.meta.get_or_insert_default());
+        meta.id.get_or_insert_with(MessageId::generate).clone()
     }
 }
 
@@ -207,6 +213,13 @@ mod tests {
     fn tags_make_an_envelope() {
         let read = read(r#"{"channel":"a","data":1,"tags":{"kind":"paid"}}"#).unwrap();
         assert_eq!(read.message.meta.unwrap().tags["kind"], "paid");
+    }
+
+    #[test]
+    fn an_id_is_given_once_and_stays() {
+        let mut own = Publication::raw(Channel::parse("a").unwrap(), "x");
+        let id = own.identify();
+        assert_eq!((own.identify(), own.message.meta.as_ref().unwrap().id.clone()), (id.clone(), Some(id)));
     }
 
     #[test]

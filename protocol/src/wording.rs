@@ -122,7 +122,7 @@ fn data_lines(payload: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Meta, Position};
+    use crate::{Epoch, Meta, Position};
 
     fn one(payload: &'static [u8]) -> String {
         String::from_utf8(event(&Message::raw(payload)).to_vec()).unwrap()
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_logged_message_has_an_id() {
-        let position = Position { offset: 7, epoch: "e1".into(), previous: None };
+        let position = Position { offset: 7, epoch: Epoch::parse("e1").unwrap(), previous: None };
         let meta = Meta { position: Some(position), ..Meta::default() };
         let message = Message { payload: "x".into(), meta: Some(meta.into()) };
         assert_eq!(event(&message), "id: e1:7\ndata: x\n\n");

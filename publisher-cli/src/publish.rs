@@ -30,12 +30,8 @@ pub(crate) async fn run(context: &Context, channel: Channel, args: MessageArgs) 
     let way = Way::open(context).await?;
     let published = way.publish(&channel, payload).await;
     way.close().await;
-    match published? {
-        Some(id) => context
-            .output
-            .result(format!("published to {channel}, id {id}"), &json!({ "channel": channel.as_str(), "id": id })),
-        None => context.output.result(format!("published to {channel}"), &json!({ "channel": channel.as_str() })),
-    }
+    let id = published?;
+    context.output.result(format!("published to {channel}, id {id}"), &json!({ "channel": channel.as_str(), "id": id }))
 }
 
 async fn read(file: &std::path::Path) -> Result<Bytes, Failure> {

@@ -101,8 +101,8 @@ pub(crate) enum Way {
     Bus(Bus),
 }
 
-/// What became of one message: its id where the broker gave it one.
-pub(crate) type Published = Result<Option<String>, Failure>;
+/// What became of one message: the id that travels with it.
+pub(crate) type Published = Result<String, Failure>;
 
 impl Way {
     /// Makes ready to publish. A bus is connected to; a broker is first asked with the first message.
@@ -116,8 +116,8 @@ impl Way {
     /// Publishes one message.
     pub(crate) async fn publish(&self, channel: &Channel, payload: Bytes) -> Published {
         match self {
-            Self::Http(http) => http.publish(channel, payload).await.map(Some),
-            Self::Bus(bus) => bus.publish(channel, payload).await.map(|()| None),
+            Self::Http(http) => http.publish(channel, payload).await,
+            Self::Bus(bus) => bus.publish(channel, payload).await,
         }
     }
 

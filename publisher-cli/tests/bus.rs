@@ -5,7 +5,7 @@ mod support;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use clarion_bus::{BusConfig, BusHandle, Delivery, Sink};
+use clarion_bus::{BusConfig, BusHandle, Delivery, InterestId, Sink};
 use clarion_protocol::{
     Publication,
     control::{self, Heartbeat},
@@ -115,7 +115,7 @@ impl Sink for Deaf {
         batch.clear();
     }
 
-    fn gap(&self) {}
+    fn gap(&self, _: &[InterestId]) {}
 }
 
 async fn connect(url: &str) -> BusHandle {
@@ -145,6 +145,7 @@ async fn beat(bus: BusHandle) {
         ring: ring().identity().to_string(),
         leaving,
         connections: 3,
+        disconnects: 0,
         version: "0.1.0".to_owned(),
     });
     loop {

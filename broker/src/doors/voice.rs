@@ -13,7 +13,7 @@ use clarion_hub::{
 use clarion_protocol::{Channel, Publication};
 use tokio::runtime::Handle;
 
-use crate::node::{Node, Via};
+use crate::{ingress::Via, node::Node};
 
 /// What every client may say, as text, to see whether the connection lives.
 const PING: &[u8] = b"ping";

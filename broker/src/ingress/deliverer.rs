@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use clarion_bus::{Delivery, Sink};
+use clarion_bus::{Delivery, InterestId, Sink};
 use clarion_hub::Hub;
 use clarion_protocol::{Address, InternalName};
 use tokio::sync::mpsc;
@@ -56,6 +56,9 @@ impl Deliverer {
 #[async_trait]
 impl Sink for Deliverer {
     async fn deliver(&self, batch: &mut Vec<Delivery>) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            batch.iter().for_each(note);
+        }
         // Nearly every batch holds none, and looking moves nothing.
         if batch.iter().any(|delivery| matches!(delivery.address, Address::Internal(_))) {
             self.divert(batch);
@@ -68,9 +71,18 @@ impl Sink for Deliverer {
         }
     }
 
-    fn gap(&self) {
+    fn gap(&self, interests: &[InterestId]) {
         self.metrics.gaps.inc();
-        tracing::info!("the bus was interrupted; messages published meanwhile may be missing");
+        let interests = interests.len();
+        tracing::info!(interests, "the bus was interrupted; messages published meanwhile may be missing");
+    }
+}
+
+/// Logs a message by the id that its publisher was told.
+fn note(delivery: &Delivery) {
+    let id = delivery.message.meta.as_ref().and_then(|meta| meta.id.as_ref());
+    if let (Address::Channel(channel), Some(id)) = (&delivery.address, id) {
+        tracing::debug!(%id, %channel, "a message came");
     }
 }
 
@@ -78,7 +90,6 @@ impl Sink for Deliverer {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use clarion_bus::InterestId;
     use clarion_hub::{Config, ConnectionId, Framing, InterestLease, Open, SlowPolicy, Subscription, voice::Mute};
     use clarion_protocol::{Channel, Door, Interest, Message, Wording};
     use prometheus::Registry;

@@ -1,14 +1,15 @@
 //! A bus for tests that does what it is told, for what neither the bus in memory nor a real server does on request.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::atomic::{AtomicU64, Ordering::SeqCst},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use clarion_bus::{Bus, InterestId, Link, ProbeError, PublishError, Stats, SubscribeError, Topic};
-use clarion_protocol::Publication;
+use bytes::Bytes;
+use clarion_bus::{Answers, Bus, InterestId, Link, ProbeError, PublishError, Receipt, Stats, SubscribeError, Topic};
+use clarion_protocol::{InternalName, NodeName, Publication};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
@@ -71,21 +72,39 @@ impl Bus for FakeBus {
         self.given_back.lock().push(id);
     }
 
-    async fn publish(&self, publication: Publication) -> Result<(), PublishError> {
+    async fn publish(&self, mut publication: Publication) -> Result<Receipt, PublishError> {
         self.gate.acquire().await.unwrap().forget();
         if *self.link.borrow() != Link::Up {
             return Err(PublishError::NotTaken("the link is down".to_owned()));
         }
+        let id = publication.identify();
         self.published.lock().push(publication);
-        Ok(())
+        Ok(Receipt::unlogged(id))
     }
 
-    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<(), PublishError>> {
+    async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
         let mut results = Vec::new();
         for publication in publications {
             results.push(self.publish(publication).await);
         }
         results
+    }
+
+    async fn tell(&self, subject: &InternalName, payload: Bytes) -> Result<(), PublishError> {
+        self.publish(Publication::raw(subject.clone(), payload)).await.map(drop)
+    }
+
+    /// Nobody ever answers.
+    async fn ask(
+        &self,
+        subject: &InternalName,
+        payload: Bytes,
+        timeout: Duration,
+        expected: &BTreeSet<NodeName>,
+    ) -> Result<Answers, PublishError> {
+        self.tell(subject, payload).await?;
+        tokio::time::sleep(timeout).await;
+        Ok(Answers { silent: expected.clone(), ..Answers::default() })
     }
 
     async fn probe(&self, timeout: Duration) -> Result<Duration, ProbeError> {

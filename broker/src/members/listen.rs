@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use clarion_bus::{Link, SubscribeError, Topic};
+use clarion_bus::{Link, Question, SubscribeError, Topic};
 use clarion_protocol::{
-    NodeName,
+    InternalName, NodeName,
     control::{self, Answer, Control, Heartbeat},
 };
 use clarion_ring::{Member, Ring};
@@ -111,34 +111,55 @@ impl Ears {
     fn hear(&mut self, message: &Internal) -> bool {
         match message.name.as_str() {
             control::MEMBERS => {
-                return self.read::<Heartbeat>(message).is_some_and(|heartbeat| self.heartbeat(heartbeat));
+                let heartbeat = self.read::<Heartbeat>(&message.name, &message.payload);
+                return heartbeat.is_some_and(|heartbeat| self.heartbeat(heartbeat));
             }
-            control::CONTROL => match self.read(message) {
-                Some(Control::Disconnect { user }) => self.shared.here.close_user(&user),
-                Some(Control::Online { user, reply_to, request }) => self.shared.answer(&user, &reply_to, request),
-                None => {}
+            // What all are asked, or this node alone.
+            _ => match Question::read(&message.payload) {
+                Some(question) => self.asked(&message.name, question),
+                None => self.unreadable(&message.name, &"it is no question"),
             },
-            _ => {
-                if let Some(answer) = self.read::<Answer>(message) {
-                    self.shared.questions.answered(answer);
-                }
-            }
         }
         false
     }
 
-    fn read<T: DeserializeOwned>(&self, message: &Internal) -> Option<T> {
-        let read = serde_json::from_slice(&message.payload);
-        if let Err(error) = &read {
-            self.shared.metrics.unreadable.inc();
-            tracing::debug!(%error, subject = %message.name, "a message of another node cannot be read");
-        }
-        read.ok()
+    /// Does and answers what another node asks. What this node asks itself it has done already.
+    fn asked(&self, subject: &InternalName, question: Question) {
+        let shared = &self.shared;
+        let answer = match self.read(subject, &question.payload) {
+            Some(Control::Disconnect { instance, .. } | Control::Online { instance, .. })
+                if instance == shared.instance =>
+            {
+                return;
+            }
+            Some(Control::Disconnect { user, instance, number }) => {
+                shared.told_to_disconnect(&user, &instance, number);
+                Answer::Done
+            }
+            Some(Control::Disconnected { after }) => shared.disconnected_after(after),
+            Some(Control::Online { users, .. }) => {
+                Answer::Online { connections: shared.connections_of(users.iter().map(String::as_str)) }
+            }
+            None => return,
+        };
+        shared.answer(question.reply, answer);
+    }
+
+    fn read<T: DeserializeOwned>(&self, subject: &InternalName, json: &[u8]) -> Option<T> {
+        serde_json::from_slice(json).inspect_err(|error| self.unreadable(subject, error)).ok()
+    }
+
+    fn unreadable(&self, subject: &InternalName, why: &dyn std::fmt::Display) {
+        self.shared.metrics.unreadable.inc();
+        tracing::debug!(why = %why, %subject, "a message of another node cannot be read");
     }
 
     /// Whether a member came, moved or left.
     fn heartbeat(&mut self, heartbeat: Heartbeat) -> bool {
         let node = heartbeat.node.clone();
+        if heartbeat.instance != self.shared.instance {
+            self.shared.compare_disconnects(&heartbeat);
+        }
         let heard = self.roll.hear(heartbeat, Instant::now());
         let told = matches!(heard, Heard::Joined | Heard::Left);
         match heard {

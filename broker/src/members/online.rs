@@ -1,25 +1,21 @@
-//! "Is 42 online?", asked of all members, and the answers to those who ask this node.
+//! "Is 42 online?", asked of all members, for one user or many at once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use clarion_protocol::{
     NodeName, Uid,
     control::{self, Answer, Control},
 };
-use parking_lot::Mutex;
+use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::sync::{Semaphore, mpsc};
 
-use super::Shared;
+use super::{Shared, View};
 
-/// Answers that may be on their way to the bus at once. Who gets none counts this node as silent.
-const ANSWERS: usize = 256;
+/// How much of one question is users' ids, so that it fits into a message of any bus.
+const QUESTION_BYTES: usize = 16 * 1024;
+/// How many users one question is about.
+const QUESTION_USERS: usize = 500;
 
 /// A user's connections, in the whole cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -32,108 +28,102 @@ pub struct Online {
     pub partial: bool,
 }
 
-/// The questions of this node that are open.
-pub(super) struct Questions {
-    next: AtomicU64,
-    open: Mutex<HashMap<u64, mpsc::Sender<(NodeName, u64)>>>,
-    answering: Arc<Semaphore>,
-}
-
-impl Default for Questions {
-    fn default() -> Self {
-        Self { next: AtomicU64::new(1), open: Mutex::default(), answering: Arc::new(Semaphore::new(ANSWERS)) }
-    }
-}
-
-impl Questions {
-    fn open(&self, members: usize) -> Question<'_> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, answers) = mpsc::channel(members.max(1));
-        self.open.lock().insert(number, sender);
-        Question { questions: self, number, answers }
+impl Shared {
+    /// Asks about many in few questions, all at once. Members among `silent` are not waited for, and those that do not
+    /// answer now are added to it.
+    pub(super) async fn online(&self, users: &[Uid], silent: &mut BTreeSet<NodeName>) -> Vec<Online> {
+        let view = self.view.borrow().clone();
+        let expected: BTreeSet<_> = view.others().difference(silent).cloned().collect();
+        let parts: Vec<_> = parts(users).collect();
+        let all = join_all(parts.iter().map(|part| self.online_part(&view, part, &expected))).await;
+        let mut found = Vec::with_capacity(users.len());
+        for (part, missing) in all {
+            silent.extend(missing);
+            found.extend(part);
+        }
+        let partial = view.others().intersection(silent).next().is_some() || !view.settled;
+        found.iter_mut().for_each(|online| online.partial = partial);
+        found
     }
 
-    /// Hands an answer to whoever asked. A late one, or more than there are members, is passed over.
-    pub(super) fn answered(&self, answer: Answer) {
-        let Answer::Online { request, node, connections } = answer;
-        if let Some(asker) = self.open.lock().get(&request) {
-            let _ = asker.try_send((node, connections));
+    /// One question's users, and who did not answer it.
+    async fn online_part(
+        &self,
+        view: &View,
+        users: &[Uid],
+        expected: &BTreeSet<NodeName>,
+    ) -> (Vec<Online>, BTreeSet<NodeName>) {
+        let mut counts = BTreeMap::from([(view.me.clone(), self.connections_of(users.iter().map(Uid::as_str)))]);
+        let mut silent = BTreeSet::new();
+        if !expected.is_empty() {
+            let question = Control::Online {
+                users: users.iter().map(|user| user.as_str().to_owned()).collect(),
+                instance: self.instance.clone(),
+            };
+            match self.ask(&control::subject(control::CONTROL), &question, expected).await {
+                Ok(answers) => {
+                    silent = answers.silent;
+                    for (node, answer) in answers.given {
+                        match self.counts(&answer, users.len()) {
+                            Some(connections) => drop(counts.insert(node, connections)),
+                            None => drop(silent.insert(node)),
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "nobody can be asked who is online");
+                    silent.clone_from(expected);
+                }
+            }
+        }
+        let of = |at: usize| -> Online {
+            let on = |(node, all): (&NodeName, &Vec<u64>)| (all[at] > 0).then(|| (node.clone(), all[at]));
+            let nodes: Vec<_> = counts.iter().filter_map(on).collect();
+            Online { connections: nodes.iter().map(|(_, connections)| connections).sum(), nodes, partial: false }
+        };
+        ((0..users.len()).map(of).collect(), silent)
+    }
+
+    fn counts(&self, answer: &Bytes, users: usize) -> Option<Vec<u64>> {
+        match self.read_answer(answer)? {
+            Answer::Online { connections } if connections.len() == users => Some(connections),
+            _ => None,
         }
     }
+
+    /// How many connections of each are here.
+    pub(super) fn connections_of<'a>(&self, users: impl Iterator<Item = &'a str>) -> Vec<u64> {
+        users.map(|user| self.here.connections_of(user) as u64).collect()
+    }
+}
+
+/// Cuts users into what goes into one question each.
+fn parts(mut users: &[Uid]) -> impl Iterator<Item = &[Uid]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |user: &&Uid| {
+            bytes += user.as_str().len() + 3;
+            bytes <= QUESTION_BYTES
+        };
+        let count = users.iter().take(QUESTION_USERS).take_while(fits).count();
+        let (part, rest) = users.split_at(count);
+        users = rest;
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 #[cfg(test)]
-impl Questions {
-    pub(super) fn is_empty(&self) -> bool {
-        self.open.lock().is_empty()
-    }
-}
+mod tests {
+    use super::*;
 
-/// Closed when dropped, answered or not.
-struct Question<'a> {
-    questions: &'a Questions,
-    number: u64,
-    answers: mpsc::Receiver<(NodeName, u64)>,
-}
-
-impl Drop for Question<'_> {
-    fn drop(&mut self) {
-        self.questions.open.lock().remove(&self.number);
-    }
-}
-
-impl Shared {
-    pub(super) async fn online(&self, user: &Uid) -> Online {
-        let view = self.view.borrow().clone();
-        let mut silent: BTreeSet<_> = view.peers.keys().filter(|name| **name != view.me).collect();
-        let mut found = BTreeMap::from([(view.me.clone(), self.here.connections_of(user.as_str()) as u64)]);
-        if !silent.is_empty() {
-            let mut question = self.questions.open(silent.len() * 2);
-            let asking = async {
-                if let Err(error) = self.ask(user, question.number).await {
-                    tracing::debug!(%error, "nobody can be asked who is online");
-                    return;
-                }
-                while !silent.is_empty() {
-                    let Some((node, connections)) = question.answers.recv().await else { return };
-                    silent.remove(&node);
-                    found.insert(node, connections);
-                }
-            };
-            // What has been answered until then counts.
-            let _ = tokio::time::timeout(self.config.online_timeout, asking).await;
-        }
-        let partial = !silent.is_empty() || !view.settled;
-        let nodes: Vec<_> = found.into_iter().filter(|(_, connections)| *connections > 0).collect();
-        Online { connections: nodes.iter().map(|(_, connections)| connections).sum(), nodes, partial }
-    }
-
-    async fn ask(&self, user: &Uid, request: u64) -> Result<(), clarion_bus::PublishError> {
-        let (user, reply_to) = (user.as_str().to_owned(), self.instance.clone());
-        self.say(control::subject(control::CONTROL), &Control::Online { user, reply_to, request }).await
-    }
-
-    /// Answers another node's question without holding up what else is heard.
-    pub(super) fn answer(self: &Arc<Self>, user: &str, reply_to: &str, request: u64) {
-        if reply_to == self.instance {
-            return;
-        }
-        let Some(subject) = control::subject_of(reply_to) else {
-            self.metrics.unreadable.inc();
-            return;
+    #[test]
+    fn many_users_go_into_few_questions() {
+        let users = |count: usize, bytes: usize| -> Vec<_> {
+            (0..count).map(|n| Uid::parse(&format!("{n:0bytes$}")).unwrap()).collect()
         };
-        let Ok(permit) = self.questions.answering.clone().try_acquire_owned() else {
-            self.metrics.unanswered.inc();
-            return;
-        };
-        let connections = self.here.connections_of(user) as u64;
-        let (shared, node) = (self.clone(), self.me.node.clone());
-        tokio::spawn(async move {
-            let answer = Answer::Online { request, node, connections };
-            if let Err(error) = shared.say(subject, &answer).await {
-                tracing::debug!(%error, "an answer was not taken");
-            }
-            drop(permit);
-        });
+        let sizes = |users: &[Uid]| parts(users).map(<[Uid]>::len).collect::<Vec<_>>();
+        assert_eq!(sizes(&users(1_001, 4)), [500, 500, 1]);
+        assert_eq!(sizes(&users(100, 240)), [67, 33]);
+        assert_eq!(sizes(&[]), [0; 0]);
     }
 }

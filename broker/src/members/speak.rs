@@ -33,7 +33,7 @@ async fn beat(shared: &Shared) {
 async fn say(shared: &Shared, leaving: bool) {
     let view = shared.view.borrow().clone();
     let Some(me) = view.peers.get(&view.me) else { return };
-    let mut heartbeat = me.heartbeat(leaving);
+    let mut heartbeat = me.heartbeat(leaving, shared.disconnects());
     heartbeat.connections = shared.here.connections() as u64;
     // The probe tells of a bus that is down; here it only means silence, which the others understand.
     if let Err(error) = shared.say(control::subject(control::MEMBERS), &heartbeat).await {

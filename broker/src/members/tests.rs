@@ -6,8 +6,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_bus::{BusConfig, Delivery, Sink, memory::Memory, memory::Server};
-use clarion_protocol::{Address, control::Heartbeat};
+use clarion_bus::{BusConfig, Delivery, InterestId, Sink, memory::Memory, memory::Server};
+use clarion_protocol::{
+    Address, Publication,
+    control::{self, Heartbeat},
+};
 use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::{
@@ -31,7 +34,7 @@ impl Sink for Ear {
         }
     }
 
-    fn gap(&self) {}
+    fn gap(&self, _: &[InterestId]) {}
 }
 
 /// The connections of a node, by user.
@@ -371,7 +374,6 @@ async fn online_asks_everybody() {
     let nobody = nodes[1].members.online(&uid("43")).await;
     assert_eq!(nobody, Online::default());
     assert!(began.elapsed() < Duration::from_millis(100), "nobody waited for a time-out: {:?}", began.elapsed());
-    assert!(nodes[0].members.shared.questions.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,7 +390,6 @@ async fn online_says_when_somebody_was_silent() {
     assert!(c.members.online(&uid("42")).await.partial, "it cannot even ask");
     let fresh = start(&server, "d");
     assert!(fresh.members.online(&uid("42")).await.partial, "it does not know whom to ask");
-    assert!(a.members.shared.questions.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -397,15 +398,77 @@ async fn disconnect_reaches_every_node() {
     for node in &nodes {
         node.here.users.lock().extend([("42".to_owned(), 1), ("43".to_owned(), 1)]);
     }
-    nodes[1].members.disconnect(&uid("42")).await.unwrap();
-    let online = async || nodes[0].members.online(&uid("42")).await.connections;
-    time::timeout(Duration::from_secs(10), async { while online().await > 0 {} }).await.unwrap();
+    assert_eq!(nodes[1].members.disconnect(&uid("42")).await, Ok(Disconnected { partial: false }));
+    assert!(nodes.iter().all(|node| node.here.connections_of("42") == 0), "it is done when it is said to be");
     assert_eq!(nodes[0].members.online(&uid("43")).await.connections, 3);
 
     nodes[2].bus.cut();
     nodes[2].here.users.lock().insert("42".to_owned(), 1);
     assert!(nodes[2].members.disconnect(&uid("42")).await.is_err(), "the others did not hear of it");
     assert_eq!(nodes[2].here.connections_of("42"), 0, "but here he is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn disconnect_reaches_a_node_that_was_deaf_once_it_hears_again() {
+    let server = Server::new();
+    let [a, b, c] = cluster(&server, ["a", "b", "c"]).await;
+    let lives = |node: &Node, user: &str| node.here.users.lock().insert(user.to_owned(), 1);
+    // Before and after the others miss it.
+    for (deaf, user, partial) in [(1, "42", true), (60, "43", false)] {
+        c.bus.cut();
+        seconds(deaf).await;
+        lives(&c, user);
+        lives(&c, "44");
+        assert_eq!(a.members.disconnect(&uid(user)).await, Ok(Disconnected { partial }));
+        assert_eq!(c.here.connections_of(user), 1);
+        c.bus.heal();
+        c.until(|view| view.peers.len() == 3).await;
+        seconds(2).await;
+        assert_eq!((c.here.connections_of(user), c.here.connections_of("44")), (0, 1));
+    }
+    // Whoever comes back is not closed for what was heard long ago, nor on a node that starts later.
+    let closed = c.here.closed.load(SeqCst);
+    let d = start(&server, "d");
+    for node in [&a, &b, &c, &d] {
+        lives(node, "42");
+    }
+    seconds(30).await;
+    assert!([&a, &b, &c, &d].iter().all(|node| node.here.connections_of("42") == 1));
+    assert_eq!(c.here.closed.load(SeqCst), closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_others_did_not_hear_they_hear_later() {
+    let [a, b] = cluster(&Server::new(), ["a", "b"]).await;
+    a.bus.cut();
+    b.here.users.lock().insert("42".to_owned(), 1);
+    assert!(a.members.disconnect(&uid("42")).await.is_err(), "the others did not hear of it");
+    a.bus.heal();
+    seconds(2).await;
+    assert_eq!(b.here.connections_of("42"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_are_asked_about_together_and_a_silent_member_is_waited_for_once() {
+    let [a, b, c] = cluster(&Server::new(), ["a", "b", "c"]).await;
+    let users: Vec<_> = (0..1_000).map(|n| uid(&n.to_string())).collect();
+    b.here.users.lock().extend((0..1_000).map(|n| (n.to_string(), n)));
+    let (began, messages) = (Instant::now(), clarion_bus::Bus::stats(&*c.bus).messages);
+    let mut silent = BTreeSet::new();
+    let all = a.members.online_all(&users, &mut silent).await;
+    assert!(all.iter().enumerate().all(|(n, online)| online.connections == n as u64 && !online.partial));
+    assert!(silent.is_empty() && began.elapsed() < Duration::from_millis(100), "{silent:?} {:?}", began.elapsed());
+    let heard = clarion_bus::Bus::stats(&*c.bus).messages - messages;
+    assert!(heard <= 5, "{heard} messages for a thousand users");
+
+    c.bus.cut();
+    for waited in [limits::ONLINE_TIMEOUT, Duration::ZERO] {
+        let began = Instant::now();
+        let all = a.members.online_all(&users, &mut silent).await;
+        assert!(all.iter().all(|online| online.partial) && all[7].connections == 7);
+        assert_eq!(began.elapsed().as_millis(), waited.as_millis());
+    }
+    assert_eq!(silent, [NodeName::parse("c").unwrap()].into());
 }
 
 #[tokio::test(start_paused = true)]

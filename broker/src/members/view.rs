@@ -1,6 +1,9 @@
 //! Who is in the cluster, at one moment.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use clarion_protocol::{NodeName, control::Heartbeat};
 use clarion_ring::{MAX_WEIGHT, Member, Ring};
@@ -35,6 +38,12 @@ impl View {
     #[must_use]
     pub fn peer(&self, name: &str) -> Option<&Arc<Peer>> {
         NodeName::parse(name).ok().and_then(|name| self.peers.get(&name))
+    }
+
+    /// The members but this node.
+    #[must_use]
+    pub(super) fn others(&self) -> BTreeSet<NodeName> {
+        self.peers.keys().filter(|name| **name != self.me).cloned().collect()
     }
 
     /// Whether another view differs in more than what members count: then somebody may want to act.
@@ -79,16 +88,15 @@ pub struct Peer {
 impl Peer {
     /// Takes what a heartbeat tells; `None` when its weight is none, which would make no ring.
     pub(super) fn of(heartbeat: Heartbeat) -> Option<Self> {
-        let Heartbeat { node, instance, advertise, public_url, weight, ring, leaving: _, connections, version } =
-            heartbeat;
+        let Heartbeat { node, instance, advertise, public_url, weight, ring, connections, version, .. } = heartbeat;
         let peer = Self { node, instance, advertise, public_url, weight, ring, connections, version };
         (1..=MAX_WEIGHT).contains(&weight).then_some(peer)
     }
 
     /// How it says this itself.
-    pub(super) fn heartbeat(&self, leaving: bool) -> Heartbeat {
+    pub(super) fn heartbeat(&self, leaving: bool, disconnects: u64) -> Heartbeat {
         let Self { node, instance, advertise, public_url, weight, ring, connections, version } = self.clone();
-        Heartbeat { node, instance, advertise, public_url, weight, ring, leaving, connections, version }
+        Heartbeat { node, instance, advertise, public_url, weight, ring, leaving, connections, disconnects, version }
     }
 
     pub(super) fn member(&self) -> Member {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering::SeqCst};
 
 use async_trait::async_trait;
-use clarion_bus::{BusConfig, Delivery, Sink, memory::Server};
+use clarion_bus::{BusConfig, Delivery, InterestId, Sink, memory::Server};
 use clarion_testkit::RedisServer;
 
 use super::*;
@@ -18,7 +18,7 @@ impl Sink for Nobody {
         batch.clear();
     }
 
-    fn gap(&self) {}
+    fn gap(&self, _: &[InterestId]) {}
 }
 
 struct Probed {

@@ -1,8 +1,8 @@
 //! The methods of JSON-RPC and their parameters, which are always given by name.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
-use clarion_protocol::{Channel, Publication, Tags, Uid, publication::PublicationBody};
+use clarion_protocol::{Channel, NodeName, Publication, Tags, Uid, publication::PublicationBody};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json, value::RawValue};
 
@@ -10,11 +10,17 @@ use super::{Failure, INVALID_PARAMS, METHOD_NOT_FOUND};
 use crate::{
     answer::Problem,
     api, docs,
+    members::Online,
     node::{Caller, Node, Via},
 };
 
 /// The methods, for whoever asks for another one.
 const METHODS: &str = "publish, push, broadcast, batch, info, online, disconnect, rpc.discover";
+
+/// The method that a batch may call many times at once.
+pub(super) const ONLINE: &str = "online";
+/// What is read where there are no parameters.
+const NOTHING: &str = "{}";
 
 /// A message for a user.
 #[derive(Deserialize)]
@@ -74,14 +80,16 @@ pub(super) async fn dispatch(
     method: &str,
     given: Option<&RawValue>,
 ) -> Result<Value, Failure> {
-    let given = given.map_or("{}", RawValue::get);
+    if method == ONLINE {
+        return online_all(node, &[given], &mut BTreeSet::new()).await.remove(0);
+    }
+    let given = given.map_or(NOTHING, RawValue::get);
     match method {
         "publish" => publish(node, read::<PublicationBody<'_>>(given)?.publication()).await,
         "push" => push(node, read(given)?).await,
         "broadcast" => broadcast(node, read(given)?).await,
         "batch" => batch(node, caller, read(given)?).await,
         "info" => Ok(info(node)),
-        "online" => online(node, read(given)?).await,
         "rpc.discover" => Ok(docs::OPENRPC.clone()),
         "disconnect" => disconnect(node, read(given)?).await,
         other => {
@@ -142,17 +150,30 @@ fn info(node: &Node) -> Value {
     })
 }
 
-async fn online(node: &Node, of: OfUser) -> Result<Value, Failure> {
-    let online = node.members.online(&of.user.uid()?).await;
+/// What `online` says of each, by their parameters. The members are asked about all of them together.
+pub(super) async fn online_all(
+    node: &Node,
+    calls: &[Option<&RawValue>],
+    silent: &mut BTreeSet<NodeName>,
+) -> Vec<Result<Value, Failure>> {
+    let uid = |given: Option<&RawValue>| read::<OfUser>(given.map_or(NOTHING, RawValue::get))?.user.uid();
+    let uids: Vec<_> = calls.iter().copied().map(uid).collect();
+    let asked: Vec<_> = uids.iter().flatten().cloned().collect();
+    let found = node.members.online_all(&asked, silent).await;
+    let mut found = found.iter().map(describe);
+    uids.into_iter().map(|uid| uid.map(|_| found.next().expect("each has an answer"))).collect()
+}
+
+fn describe(online: &Online) -> Value {
     let on = |(node, connections): &(_, u64)| json!({ "node": node, "connections": connections });
-    Ok(json!({
+    json!({
         "connections": online.connections,
         "nodes": online.nodes.iter().map(on).collect::<Value>(),
         "partial": online.partial,
-    }))
+    })
 }
 
 async fn disconnect(node: &Node, of: OfUser) -> Result<Value, Failure> {
-    node.members.disconnect(&of.user.uid()?).await.map_err(Problem::from)?;
-    Ok(json!({}))
+    let disconnected = node.members.disconnect(&of.user.uid()?).await.map_err(Problem::from)?;
+    Ok(json!({ "partial": disconnected.partial }))
 }

@@ -29,7 +29,7 @@ use super::{
     servers::Server,
     status::{Half, Status},
 };
-use crate::{Link, Sink, backoff::Backoff, table::Interests};
+use crate::{Link, Sink, ask::Questions, backoff::Backoff, table::Interests};
 
 /// This connection bears the client's name as it is.
 const SUFFIX: &str = "";
@@ -43,6 +43,7 @@ pub(crate) struct Task {
     pub(crate) interests: Arc<Interests>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) probes: Arc<Probes>,
+    pub(crate) questions: Arc<Questions>,
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) rebuilds: watch::Receiver<u64>,
     pub(crate) closed: CancellationToken,
@@ -76,7 +77,7 @@ impl Task {
             if !first {
                 self.counters.reconnected();
             }
-            let end = self.serve(connection, &mut intake, &mut backoff, !first).await;
+            let end = self.serve(connection, &mut intake, &mut backoff).await;
             first = false;
             self.interests.lock().lost(LANE);
             match end {
@@ -106,13 +107,13 @@ impl Task {
         }
     }
 
-    /// Serves a connection until it ends. `again` says that another one was served before.
-    async fn serve(&mut self, connection: Connection, intake: &mut Intake, backoff: &mut Backoff, again: bool) -> End {
+    /// Serves a connection until it ends.
+    async fn serve(&mut self, connection: Connection, intake: &mut Intake, backoff: &mut Backoff) -> End {
         let Connection { mut reader, writer, server, info } = connection;
         tracing::debug!(server = %server.address, "subscribing at this NATS server");
         self.dialer.servers.prefer(&server.address);
         self.rebuilds.mark_unchanged();
-        let mut session = Session::new(self, writer, again);
+        let mut session = Session::new(self, writer);
         let mut successor = Successor::default();
         if info.ldm {
             successor.seek(&self.dialer, Goal::AwayFrom(server.address.clone()), SUFFIX, self.reconnect_max);
@@ -173,7 +174,7 @@ impl Task {
                 successor.seek(&self.dialer, Goal::AwayFrom(server.address.clone()), SUFFIX, self.reconnect_max);
             }
         }
-        intake.hand_on(&*self.sink, &self.probes).await;
+        intake.hand_on(&*self.sink, &self.probes, &self.questions).await;
         // While the sink kept us waiting, silence was our own.
         session.fences.heard();
         if let Some(reason) = heard.end {

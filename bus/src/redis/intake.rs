@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::wire::{self, NotResp, Reply, Step};
 use crate::{
     Delivery, Stats,
+    ask::Questions,
     table::{Ids, Interests, Table},
 };
 
@@ -123,6 +124,7 @@ impl Intake {
         subjects: &Subjects,
         interests: &Interests,
         echo: &Echo,
+        questions: &Questions,
         counters: &Counters,
     ) -> Result<(), NotResp> {
         let end = self.scan(subjects.max_payload + ENVELOPE_BYTES, counters)?;
@@ -130,7 +132,7 @@ impl Intake {
         if self.found.is_empty() {
             return Ok(());
         }
-        let mut reading = Reading { input: &input, subjects, echo, counters, bytes: 0 };
+        let mut reading = Reading { input: &input, subjects, echo, questions, counters, bytes: 0 };
         let table = interests.lock();
         self.batch.reserve(self.found.len());
         for found in self.found.drain(..) {
@@ -179,6 +181,7 @@ struct Reading<'a> {
     input: &'a Bytes,
     subjects: &'a Subjects,
     echo: &'a Echo,
+    questions: &'a Questions,
     counters: &'a Counters,
     bytes: u64,
 }
@@ -196,6 +199,9 @@ impl Reading<'_> {
         });
         if message.payload.len() > self.subjects.max_payload {
             self.counters.oversize.fetch_add(1, Relaxed);
+            return None;
+        }
+        if self.questions.hear(&address, &message) {
             return None;
         }
         self.bytes += message.payload.len() as u64;
@@ -250,6 +256,7 @@ mod tests {
         subjects: Subjects,
         interests: Interests,
         echo: Echo,
+        questions: Questions,
         counters: Counters,
     }
 
@@ -262,12 +269,14 @@ mod tests {
             }
             let echo = Echo::new("_clarion:clarion:probe.x".to_owned());
             let subjects = Subjects::new(&prefix, 100);
-            Self { intake: Intake::new(BytesMut::new()), subjects, interests, echo, counters: Counters::default() }
+            let (intake, questions) = (Intake::new(BytesMut::new()), Questions::new());
+            Self { intake, subjects, interests, echo, questions, counters: Counters::default() }
         }
 
         fn feed(&mut self, input: &[u8]) {
             self.intake.room().extend_from_slice(input);
-            self.intake.digest(&self.subjects, &self.interests, &self.echo, &self.counters).unwrap();
+            let (questions, counters) = (&self.questions, &self.counters);
+            self.intake.digest(&self.subjects, &self.interests, &self.echo, questions, counters).unwrap();
         }
 
         /// What has arrived, as `channel=payload×interests`.

@@ -137,20 +137,17 @@ struct Session {
     echo_stands: bool,
     /// All that stood before stands, and this was reported.
     complete: bool,
-    /// There was something before that may have been missed.
-    resumes: bool,
     last_read: Instant,
     /// Since when the server has owed anything.
     owes_since: Instant,
     refused_since: Option<Instant>,
-    /// Something that the server refused for a while stands again.
+    /// Something stands again, and missed what was published meanwhile.
     missed: bool,
 }
 
 impl Session {
     fn new(subscriber: &Subscriber, connection: Connection, sessions: &mut u64) -> Self {
         let (reader, writer) = tokio::io::split(connection.stream);
-        let resumes = *sessions > 0;
         *sessions += 1;
         Self {
             shared: subscriber.shared.clone(),
@@ -166,7 +163,6 @@ impl Session {
             joining: 0,
             echo_stands: false,
             complete: false,
-            resumes,
             last_read: Instant::now(),
             owes_since: Instant::now(),
             refused_since: None,
@@ -224,7 +220,7 @@ impl Session {
     async fn take(&mut self) -> Result<(), Lost> {
         let shared = &self.shared;
         self.intake
-            .digest(&shared.subjects, &shared.interests, &self.echo, &shared.counters)
+            .digest(&shared.subjects, &shared.interests, &self.echo, &shared.questions, &shared.counters)
             .map_err(|error| error.to_string())?;
         if !self.intake.batch.is_empty() {
             shared.sink.deliver(&mut self.intake.batch).await;
@@ -294,18 +290,18 @@ impl Session {
     /// Reports when all that stood before stands again, or no longer does.
     fn judge(&mut self, backoff: &mut Backoff) {
         let resuming = self.shared.interests.lock().resuming(self.lane);
-        // Also a new link has something to make good when it takes over what stood elsewhere.
-        self.resumes |= resuming > 0;
         let complete = self.echo_stands && resuming == 0;
         let resumed = complete && !self.complete;
         if resumed {
             backoff.reset();
         }
-        if std::mem::take(&mut self.missed) || (resumed && self.resumes) {
-            self.shared.sink.gap();
+        if complete && std::mem::take(&mut self.missed) {
+            let missed = self.shared.interests.lock().missed(self.lane);
+            if !missed.is_empty() {
+                self.shared.sink.gap(&missed);
+            }
         }
         if resumed {
-            self.resumes = true;
             self.shared.report(self.lane, Link::Up);
         } else if self.complete && !complete {
             self.shared.report(self.lane, Link::Down(Some("subscriptions move".to_owned())));

@@ -6,7 +6,7 @@ use clarion_protocol::Address;
 use tokio::sync::Notify;
 
 use super::{Lane, NOWHERE, Order, Reach, State, Table, Ticket, Work};
-use crate::SubscribeError;
+use crate::{InterestId, SubscribeError};
 
 impl Table {
     /// What wakes the link of a lane when there is work for it.
@@ -31,14 +31,19 @@ impl Table {
         work
     }
 
-    /// The server has acknowledged a subscription. Returns whether messages were missed while it refused this one.
+    /// Whether somebody still wants to know what the server says to this attempt.
+    pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
+        self.at(ticket).is_some_and(|part| part.state == State::Asked)
+    }
+
+    /// The server has acknowledged a subscription. Returns whether messages were missed since it stood before.
     pub(crate) fn stood(&mut self, ticket: Ticket) -> bool {
         if self.at(ticket).is_none_or(|part| part.state != State::Asked) {
             return false;
         }
         self.settle(ticket.slot, State::Standing);
         let part = self.get_mut(ticket.slot);
-        let (missed, ids) = (std::mem::take(&mut part.missed), part.ids);
+        let (missed, ids) = (part.missed, part.ids);
         for id in ids {
             if id != 0 && self.stands(id) {
                 self.answer(id, &Ok(()));
@@ -51,7 +56,6 @@ impl Table {
     pub(crate) fn refuse(&mut self, ticket: Ticket, reason: &str) -> bool {
         let Some(part) = self.at(ticket) else { return false };
         let (stood, ids) = (part.resuming, part.ids);
-        self.get_mut(ticket.slot).missed |= stood;
         self.settle(ticket.slot, State::Refused);
         for id in ids {
             self.answer(id, &Err(SubscribeError::Refused(reason.to_owned())));
@@ -114,6 +118,21 @@ impl Table {
         self.lanes.get(usize::from(lane)).map_or(0, |lane| lane.resuming)
     }
 
+    /// The interests that stand again in a lane and missed what was published meanwhile. Each loss is told once.
+    pub(crate) fn missed(&mut self, lane: u16) -> Vec<InterestId> {
+        let mut missed = Vec::new();
+        for part in self.parts.iter_mut().flatten() {
+            if part.missed && part.lane == lane && part.state == State::Standing {
+                part.missed = false;
+                missed.extend(part.ids.into_iter().filter(|id| *id != 0).map(InterestId));
+            }
+        }
+        // A subtree has two parts.
+        missed.sort_unstable();
+        missed.dedup();
+        missed
+    }
+
     /// The lanes of a cluster, and the lane of each of its slots. What moves is subscribed anew in its new lane.
     pub(crate) fn reroute(&mut self, lanes: usize, routes: Vec<u16>) {
         while self.lanes.len() < lanes {
@@ -164,7 +183,8 @@ impl Table {
         self.get_mut(slot).lane = lane;
         self.want(slot);
         if stood {
-            self.get_mut(slot).resuming = true;
+            let part = self.get_mut(slot);
+            (part.resuming, part.missed) = (true, true);
             if let Some(lane) = self.lanes.get_mut(usize::from(lane)) {
                 lane.resuming += 1;
             }

@@ -7,10 +7,8 @@ use clarion_testkit::SilentServer;
 
 use super::*;
 
-pub(crate) async fn make_before_break_loses_nothing(rig: &mut impl Rig) {
-    if !rig.patterns() {
-        return;
-    }
+/// Hands a channel over between interests that stand, again and again; returns how many of 2,000 messages came.
+async fn hand_over(rig: &impl Rig) -> usize {
     let node = Node::up(rig).await;
     let publisher = Node::up(rig).await;
     let mut held = node.subscribe("a/b").await;
@@ -32,11 +30,28 @@ pub(crate) async fn make_before_break_loses_nothing(rig: &mut impl Rig) {
     let mut numbers: Vec<_> = node.heard.texts().iter().filter_map(|text| text.parse::<u32>().ok()).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    // Copies of different subscriptions have no order between them at some buses, so a few may fall between two interests.
-    assert!(numbers.len() >= 1_990, "{} of 2000 came", numbers.len());
+    numbers.len()
 }
 
-pub(crate) async fn coming_and_going_ends_right(rig: &mut impl Rig) {
+pub(crate) async fn make_before_break_loses_nothing(rig: &mut impl Rig) -> Ran {
+    if !rig.patterns() || !rig.copies_are_in_order() {
+        return Err(Cannot);
+    }
+    assert_eq!(hand_over(rig).await, 2_000);
+    Ok(())
+}
+
+/// Where copies of different subscriptions have no order between them, a few may fall between two interests.
+pub(crate) async fn make_before_break_loses_next_to_nothing(rig: &mut impl Rig) -> Ran {
+    if !rig.patterns() {
+        return Err(Cannot);
+    }
+    let came = hand_over(rig).await;
+    assert!(came >= 1_990, "{came} of 2000 came");
+    Ok(())
+}
+
+pub(crate) async fn coming_and_going_ends_right(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     // Re-subscribed while the unsubscription is still on its way, again and again.
     for _ in 0..300 {
@@ -59,9 +74,10 @@ pub(crate) async fn coming_and_going_ends_right(rig: &mut impl Rig) {
         (stats.interests, stats.subscriptions) == (1, 1)
     })
     .await;
+    Ok(())
 }
 
-pub(crate) async fn a_dropped_subscribe_leaves_nothing(rig: &mut impl Rig) {
+pub(crate) async fn a_dropped_subscribe_leaves_nothing(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     for n in 0..50 {
         let topic = topic(&format!("dropped/{n}"));
@@ -74,14 +90,15 @@ pub(crate) async fn a_dropped_subscribe_leaves_nothing(rig: &mut impl Rig) {
         }
     }
     assert_eq!(node.bus.stats().interests, 0);
+    Ok(())
 }
 
-pub(crate) async fn comes_back_after_a_restart(rig: &mut impl Rig) {
+pub(crate) async fn comes_back_after_a_restart(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let id = node.subscribe("a").await;
     let pattern = if rig.patterns() { Some(node.subscribe("p/*").await) } else { None };
     if !rig.restart().await {
-        return;
+        return Err(Cannot);
     }
     node.heard.wait_gaps(1).await;
     node.link_up().await;
@@ -95,14 +112,15 @@ pub(crate) async fn comes_back_after_a_restart(rig: &mut impl Rig) {
     // What is new goes on as well.
     node.subscribe("new").await;
     node.until_heard("new", "new").await;
+    Ok(())
 }
 
-pub(crate) async fn comes_back_after_its_connection_was_killed(rig: &mut impl Rig) {
+pub(crate) async fn comes_back_after_its_connection_was_killed(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let id = node.subscribe("a").await;
     for round in 1..=3 {
         if !rig.kill_connections().await {
-            return;
+            return Err(Cannot);
         }
         links_are_back(rig, &node, round).await;
         rig.backend("a", format!("{round}").as_bytes()).await;
@@ -110,6 +128,7 @@ pub(crate) async fn comes_back_after_its_connection_was_killed(rig: &mut impl Ri
     }
     assert!(node.heard.all().iter().all(|one| one.interests == [id]));
     assert!(node.heard.gaps() >= 3);
+    Ok(())
 }
 
 /// Waits until all links have been built anew so many times and stand.
@@ -119,10 +138,10 @@ pub(crate) async fn links_are_back(rig: &impl Rig, node: &Node, times: u64) {
     assert_eq!(node.bus.stats().reconnects, times * rig.links());
 }
 
-pub(crate) async fn starts_without_a_server(rig: &mut impl Rig) {
+pub(crate) async fn starts_without_a_server(rig: &mut impl Rig) -> Ran {
     let config = rig.config();
     if !rig.stop().await {
-        return;
+        return Err(Cannot);
     }
     let node = Node::started(rig, config);
     let topic = topic("a");
@@ -137,11 +156,12 @@ pub(crate) async fn starts_without_a_server(rig: &mut impl Rig) {
     within("the subscription", waiting).await.unwrap().unwrap();
     node.until_heard("a", "found").await;
     assert_eq!(node.heard.texts()[0], "found", "nothing was kept for later");
+    Ok(())
 }
 
-pub(crate) async fn a_mute_server_hangs_nothing(rig: &mut impl Rig) {
+pub(crate) async fn a_mute_server_hangs_nothing(rig: &mut impl Rig) -> Ran {
     let mute = SilentServer::start().await;
-    let Some(url) = rig.url_of(mute.addr()) else { return };
+    let Some(url) = rig.url_of(mute.addr()) else { return Err(Cannot) };
     let timeout = Duration::from_millis(300);
     let config =
         BusConfig { url: url.parse().unwrap(), connect_timeout: timeout, command_timeout: timeout, ..rig.config() };
@@ -154,14 +174,15 @@ pub(crate) async fn a_mute_server_hangs_nothing(rig: &mut impl Rig) {
     eventually("it tries again", async || mute.accepted() >= 3).await;
     assert!(matches!(&*node.bus.link().borrow(), Link::Down(_)));
     within("closing", node.bus.close()).await;
+    Ok(())
 }
 
-pub(crate) async fn a_frozen_server_is_noticed(rig: &mut impl Rig) {
+pub(crate) async fn a_frozen_server_is_noticed(rig: &mut impl Rig) -> Ran {
     let timeout = Duration::from_millis(500);
     let node = Node::with(rig, BusConfig { command_timeout: timeout, ..rig.config() }).await;
     node.subscribe("a").await;
     if !rig.freeze(true).await {
-        return;
+        return Err(Cannot);
     }
     let published = within("a publish", node.bus.publish(message("a", "nobody knows"))).await;
     assert!(is_lost(&published), "{published:?}");
@@ -170,22 +191,23 @@ pub(crate) async fn a_frozen_server_is_noticed(rig: &mut impl Rig) {
     rig.freeze(false).await;
     node.link_up().await;
     node.until_heard("a", "after").await;
+    Ok(())
 }
 
 /// A message that was refused, or of which nobody knew, must not appear after the server is back.
-pub(crate) async fn nothing_is_kept_for_later(rig: &mut impl Rig) {
+pub(crate) async fn nothing_is_kept_for_later(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     node.subscribe("a").await;
     let publisher = Node::up(rig).await;
     publisher.publish("a", "before").await;
     node.heard.wait_count(1).await;
     if !rig.stop().await {
-        return;
+        return Err(Cannot);
     }
     let mut taken = 0;
     for n in 0..50 {
         match publisher.bus.publish(message("a", &format!("lost {n}"))).await {
-            Ok(()) => taken += 1,
+            Ok(_) => taken += 1,
             Err(PublishError::NotTaken(_) | PublishError::Unknown(_)) => {}
             Err(other) => panic!("{other:?}"),
         }
@@ -195,10 +217,11 @@ pub(crate) async fn nothing_is_kept_for_later(rig: &mut impl Rig) {
     node.heard.wait_gaps(1).await;
     node.until_heard("a", "after").await;
     assert!(!node.heard.texts().iter().any(|text| text.starts_with("lost")), "{:?}", node.heard.texts());
+    Ok(())
 }
 
-pub(crate) async fn a_forbidden_channel_is_refused_alone(rig: &mut impl Rig) {
-    let Some(config) = rig.restricted().await else { return };
+pub(crate) async fn a_forbidden_channel_is_refused_alone(rig: &mut impl Rig) -> Ran {
+    let Some(config) = rig.restricted().await else { return Err(Cannot) };
     let node = Node::with(rig, config).await;
     let bus = &node.bus;
     // All in flight together, so that some share a command with the forbidden one.
@@ -223,11 +246,40 @@ pub(crate) async fn a_forbidden_channel_is_refused_alone(rig: &mut impl Rig) {
         let below = within("a pattern", bus.subscribe(&topic("forbidden/**"))).await;
         assert!(matches!(below, Err(SubscribeError::Refused(_))), "{below:?}");
     }
+    Ok(())
 }
 
-pub(crate) async fn a_slow_reader_is_told_of_its_gap(rig: &mut impl Rig) {
+/// Whoever asks for what is forbidden, together with others, and hangs up at any moment.
+pub(crate) async fn aborted_calls_leave_nothing_at_the_server(rig: &mut impl Rig) -> Ran {
+    let Some(config) = rig.restricted().await else { return Err(Cannot) };
+    let node = Node::with(rig, config).await;
+    let Some(before) = rig.subscriptions().await else { return Err(Cannot) };
+    node.subscribe("free/kept").await;
+    for round in 0_u64..300 {
+        let names: Vec<_> =
+            (0..20).map(|n| if n == 7 { "forbidden".to_owned() } else { format!("free/{n}") }).collect();
+        let topics: Vec<_> = names.iter().map(|name| topic(name)).collect();
+        let calls = topics.iter().map(|topic| async {
+            if let Ok(id) = node.bus.subscribe(topic).await {
+                node.bus.unsubscribe(id);
+            }
+        });
+        // Whether it was over by then makes no difference.
+        let patience = Duration::from_micros(round * 7 % 1_000);
+        let _ = tokio::time::timeout(patience, futures_util::future::join_all(calls)).await;
+    }
+    eventually("one subscription is left", async || {
+        let (stats, there) = (node.bus.stats(), rig.subscriptions().await);
+        let left = (stats.interests, stats.subscriptions, there) == (1, 1, Some(before + 1));
+        if left { Ok(()) } else { Err(format!("{stats:?}, {there:?} at the server and {before} before")) }
+    })
+    .await;
+    Ok(())
+}
+
+pub(crate) async fn a_slow_reader_is_told_of_its_gap(rig: &mut impl Rig) -> Ran {
     if !rig.slow_reader_is_cut() {
-        return;
+        return Err(Cannot);
     }
     let node = Node::up(rig).await;
     let other = Node::up(rig).await;
@@ -251,9 +303,10 @@ pub(crate) async fn a_slow_reader_is_told_of_its_gap(rig: &mut impl Rig) {
     assert!(node.heard.count() < sent, "what was dropped is gone");
     other.heard.wait_count(sent + 1).await;
     assert_eq!((other.heard.gaps(), other.heard.count()), (0, sent + 1), "nobody else is concerned");
+    Ok(())
 }
 
-pub(crate) async fn the_probe_goes_round(rig: &mut impl Rig) {
+pub(crate) async fn the_probe_goes_round(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     for _ in 0..5 {
         let round = node.bus.probe(Duration::from_secs(20)).await.unwrap();
@@ -267,9 +320,10 @@ pub(crate) async fn the_probe_goes_round(rig: &mut impl Rig) {
     eventually("it is late", async || node.bus.probe(Duration::from_millis(50)).await == Err(ProbeError::Late)).await;
     node.heard.open(true);
     eventually("it is back", async || node.bus.probe(Duration::from_secs(20)).await.is_ok()).await;
+    Ok(())
 }
 
-pub(crate) async fn rebuilding_is_a_gap(rig: &mut impl Rig) {
+pub(crate) async fn rebuilding_is_a_gap(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     node.subscribe("a").await;
     node.bus.rebuild();
@@ -277,9 +331,10 @@ pub(crate) async fn rebuilding_is_a_gap(rig: &mut impl Rig) {
     node.heard.wait_gaps(1).await;
     rig.backend("a", b"x").await;
     node.heard.wait_count(1).await;
+    Ok(())
 }
 
-pub(crate) async fn closing_ends_everything(rig: &mut impl Rig) {
+pub(crate) async fn closing_ends_everything(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     node.subscribe("a").await;
     within("closing", node.bus.close()).await;
@@ -289,10 +344,11 @@ pub(crate) async fn closing_ends_everything(rig: &mut impl Rig) {
     rig.backend("a", b"x").await;
     within("closing again", node.bus.close()).await;
     assert_eq!(node.heard.count(), 0);
+    Ok(())
 }
 
 /// Several publishers go on while the server dies and comes back: nothing that was said not to be taken is ever heard.
-pub(crate) async fn what_was_not_taken_is_never_heard(rig: &mut impl Rig) {
+pub(crate) async fn what_was_not_taken_is_never_heard(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let publisher = Node::up(rig).await;
     node.subscribe("a").await;
@@ -308,7 +364,7 @@ pub(crate) async fn what_was_not_taken_is_never_heard(rig: &mut impl Rig) {
                     }
                     let payload = format!("{task} {n}");
                     match bus.publish(message("a", &payload)).await {
-                        Ok(()) => taken.push(payload),
+                        Ok(_) => taken.push(payload),
                         Err(PublishError::NotTaken(_)) => {
                             not_taken.push(payload);
                             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -324,7 +380,7 @@ pub(crate) async fn what_was_not_taken_is_never_heard(rig: &mut impl Rig) {
     for _ in 0..3 {
         let before = node.heard.gaps();
         if !rig.restart().await {
-            break;
+            return Err(Cannot);
         }
         node.heard.wait_gaps(before + 1).await;
         node.link_up().await;
@@ -347,4 +403,5 @@ pub(crate) async fn what_was_not_taken_is_never_heard(rig: &mut impl Rig) {
     let ends = texts.iter().filter(|text| *text == "end").count();
     assert_eq!(heard.len(), texts.len() - (ends - 1), "nothing is heard twice");
     assert!(taken.len() > 100);
+    Ok(())
 }

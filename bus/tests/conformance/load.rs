@@ -12,7 +12,7 @@ fn resident() -> u64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
-pub(crate) async fn a_hundred_thousand_interests(rig: &mut impl Rig) {
+pub(crate) async fn a_hundred_thousand_interests(rig: &mut impl Rig) -> Ran {
     let node = Arc::new(Node::up(rig).await);
     let server_before = rig.server_memory().await;
     let before = resident();
@@ -50,4 +50,5 @@ pub(crate) async fn a_hundred_thousand_interests(rig: &mut impl Rig) {
     rig.backend("users/5", b"y").await;
     node.heard.wait_count(4).await;
     assert_eq!(node.heard.count(), 4);
+    Ok(())
 }

@@ -6,7 +6,7 @@ use clarion_protocol::{Channel, InternalName, Message, Meta};
 
 use super::*;
 
-pub(crate) async fn exact_and_pattern_interests(rig: &mut impl Rig) {
+pub(crate) async fn exact_and_pattern_interests(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let publisher = Node::up(rig).await;
     let mut expected = vec![];
@@ -40,9 +40,10 @@ pub(crate) async fn exact_and_pattern_interests(rig: &mut impl Rig) {
             );
         }
     }
+    Ok(())
 }
 
-pub(crate) async fn internal_subjects_are_apart(rig: &mut impl Rig) {
+pub(crate) async fn internal_subjects_are_apart(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let other = Node::up(rig).await;
     let name = InternalName::parse("members").unwrap();
@@ -55,9 +56,10 @@ pub(crate) async fn internal_subjects_are_apart(rig: &mut impl Rig) {
     all.sort();
     let expected = [("internal members", "internal"), ("members", "channel")];
     assert_eq!(all, expected.map(|(address, payload)| (address.to_owned(), payload.as_bytes().to_vec())));
+    Ok(())
 }
 
-pub(crate) async fn references_are_counted(rig: &mut impl Rig) {
+pub(crate) async fn references_are_counted(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let first = node.subscribe("a").await;
     let second = node.subscribe("a").await;
@@ -70,9 +72,10 @@ pub(crate) async fn references_are_counted(rig: &mut impl Rig) {
     assert_eq!(node.bus.stats().interests, 0);
     let third = node.subscribe("a").await;
     assert!(third > second, "an id is never used twice");
+    Ok(())
 }
 
-pub(crate) async fn what_left_is_not_heard(rig: &mut impl Rig) {
+pub(crate) async fn what_left_is_not_heard(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let gone = node.subscribe("gone").await;
     node.subscribe("stays").await;
@@ -82,9 +85,10 @@ pub(crate) async fn what_left_is_not_heard(rig: &mut impl Rig) {
     node.heard.wait_count(1).await;
     assert_eq!(node.heard.texts(), ["right"]);
     eventually("the server has forgotten it", async || node.bus.stats().subscriptions == 1).await;
+    Ok(())
 }
 
-pub(crate) async fn order_is_kept(rig: &mut impl Rig) {
+pub(crate) async fn order_is_kept(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let publisher = Node::up(rig).await;
     node.subscribe("a").await;
@@ -93,9 +97,10 @@ pub(crate) async fn order_is_kept(rig: &mut impl Rig) {
     }
     node.heard.wait_count(500).await;
     assert_eq!(node.heard.texts(), (0..500).map(|n| n.to_string()).collect::<Vec<_>>());
+    Ok(())
 }
 
-pub(crate) async fn order_is_kept_in_batches(rig: &mut impl Rig) {
+pub(crate) async fn order_is_kept_in_batches(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let publisher = Node::up(rig).await;
     for channel in ["a", "b", "c"] {
@@ -109,7 +114,7 @@ pub(crate) async fn order_is_kept_in_batches(rig: &mut impl Rig) {
         if at == 1_000 {
             assert!(matches!(result, Err(PublishError::TooLarge { bytes: 65_537, limit: 65_536 })), "{result:?}");
         } else {
-            assert_eq!(*result, Ok(()), "{at}");
+            assert!(result.is_ok(), "{at}: {result:?}");
         }
     }
     node.heard.wait_count(3_000).await;
@@ -119,9 +124,10 @@ pub(crate) async fn order_is_kept_in_batches(rig: &mut impl Rig) {
             heard.iter().map(|one| String::from_utf8_lossy(&one.payload).parse().unwrap()).collect();
         assert_eq!(numbers, (at..3_000).step_by(3).collect::<Vec<_>>(), "{channel}");
     }
+    Ok(())
 }
 
-pub(crate) async fn payloads_are_opaque(rig: &mut impl Rig) {
+pub(crate) async fn payloads_are_opaque(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     node.subscribe("a").await;
     let payloads: [&[u8]; 7] = [
@@ -143,9 +149,10 @@ pub(crate) async fn payloads_are_opaque(rig: &mut impl Rig) {
     let heard: Vec<_> = node.heard.all().into_iter().map(|one| one.payload).collect();
     assert_eq!(heard[..7], payloads.map(<[u8]>::to_vec));
     assert_eq!(heard[7..], [b"".to_vec(), vec![0xff, b'\r', b'\n', 0]]);
+    Ok(())
 }
 
-pub(crate) async fn large_payloads_pass_and_larger_do_not(rig: &mut impl Rig) {
+pub(crate) async fn large_payloads_pass_and_larger_do_not(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     node.subscribe("a").await;
     let payload = |bytes: usize| (0..bytes).map(|at| (at % 251) as u8).collect::<Vec<_>>();
@@ -158,11 +165,12 @@ pub(crate) async fn large_payloads_pass_and_larger_do_not(rig: &mut impl Rig) {
     }
     node.heard.wait_count(21).await;
     assert!(node.heard.all().iter().all(|one| one.payload == payload(64 * 1024)));
+    Ok(())
 }
 
-pub(crate) async fn too_large_from_a_backend_is_dropped(rig: &mut impl Rig) {
+pub(crate) async fn too_large_from_a_backend_is_dropped(rig: &mut impl Rig) -> Ran {
     if rig.config().url.kind() == "memory" {
-        return;
+        return Err(Cannot);
     }
     let node = Node::up(rig).await;
     node.subscribe("a").await;
@@ -172,11 +180,12 @@ pub(crate) async fn too_large_from_a_backend_is_dropped(rig: &mut impl Rig) {
     node.heard.wait_count(1).await;
     assert_eq!(node.heard.texts(), ["after"]);
     assert_eq!((node.bus.stats().oversize, node.bus.stats().reconnects), (2, 0));
+    Ok(())
 }
 
-pub(crate) async fn overlaps_name_their_interests(rig: &mut impl Rig) {
+pub(crate) async fn overlaps_name_their_interests(rig: &mut impl Rig) -> Ran {
     if !rig.patterns() {
-        return;
+        return Err(Cannot);
     }
     let node = Node::up(rig).await;
     let mut interests = BTreeMap::new();
@@ -204,9 +213,10 @@ pub(crate) async fn overlaps_name_their_interests(rig: &mut impl Rig) {
         expected.sort();
         assert_eq!(named, expected, "each interest is named by one copy of {channel}");
     }
+    Ok(())
 }
 
-pub(crate) async fn names_full_of_glob_characters(rig: &mut impl Rig) {
+pub(crate) async fn names_full_of_glob_characters(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let names = ["a?b", "a[bc]", "a\\b", "^x$", "a.b", "a b", "größe/🦀", "%41", "x[^y]/?", "$SYS", "a:b"];
     for name in names {
@@ -231,9 +241,10 @@ pub(crate) async fn names_full_of_glob_characters(rig: &mut impl Rig) {
     let all = node.heard.all();
     assert_eq!(all.len(), names.len() * below + 1, "{all:?}");
     assert!(all.iter().all(|one| one.payload == b"end" || one.payload == one.address.as_bytes()), "{all:?}");
+    Ok(())
 }
 
-pub(crate) async fn envelopes_carry_tags(rig: &mut impl Rig) {
+pub(crate) async fn envelopes_carry_tags(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     node.subscribe("a").await;
     let tags: BTreeMap<_, _> = [("kind".to_owned(), "paid \"ä\"\n".to_owned())].into();
@@ -246,21 +257,22 @@ pub(crate) async fn envelopes_carry_tags(rig: &mut impl Rig) {
     let all = node.heard.all();
     assert_eq!((&all[0].payload[..], &all[0].tags), (&b"x\ny"[..], &tags));
     assert!(all[1].tags.is_empty());
+    Ok(())
 }
 
-pub(crate) async fn names_of_others_are_not_heard(rig: &mut impl Rig) {
+pub(crate) async fn names_of_others_are_not_heard(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
     let other = BusConfig { prefix: clarion_protocol::Prefix::parse("other").unwrap(), ..rig.config() };
     let other = Node::with(rig, other).await;
     node.subscribe("a").await;
     other.subscribe("a").await;
     if rig.config().url.kind() == "memory" {
-        // One process is one deployment.
-        return;
+        return Err(Cannot);
     }
     other.publish("a", "theirs").await;
     other.heard.wait_count(1).await;
     node.publish("a", "ours").await;
     node.heard.wait_count(1).await;
     assert_eq!(node.heard.texts(), ["ours"]);
+    Ok(())
 }

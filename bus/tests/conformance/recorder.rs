@@ -26,6 +26,8 @@ pub(crate) struct Recorder {
     all: Mutex<Vec<Heard>>,
     count: watch::Sender<usize>,
     gaps: watch::Sender<usize>,
+    /// The interests of each gap.
+    gap_of: Mutex<Vec<Vec<InterestId>>>,
     /// While this is false, nothing is taken.
     open: watch::Sender<bool>,
 }
@@ -36,6 +38,7 @@ impl Default for Recorder {
             all: Mutex::default(),
             count: watch::Sender::new(0),
             gaps: watch::Sender::new(0),
+            gap_of: Mutex::default(),
             open: watch::Sender::new(true),
         }
     }
@@ -57,6 +60,11 @@ impl Recorder {
 
     pub(crate) fn gaps(&self) -> usize {
         *self.gaps.borrow()
+    }
+
+    /// The interests that each gap was of.
+    pub(crate) fn gap_of(&self) -> Vec<Vec<InterestId>> {
+        self.gap_of.lock().clone()
     }
 
     /// Waits until what was heard satisfies `check`.
@@ -106,7 +114,9 @@ impl Sink for Recorder {
         self.count.send_modify(|count| *count = heard.max(*count));
     }
 
-    fn gap(&self) {
+    fn gap(&self, interests: &[InterestId]) {
+        assert!(!interests.is_empty(), "a gap is of something");
+        self.gap_of.lock().push(interests.to_vec());
         self.gaps.send_modify(|gaps| *gaps += 1);
     }
 }

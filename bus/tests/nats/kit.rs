@@ -31,7 +31,7 @@ impl Sink for Recorder {
         self.taken.lock().append(batch);
     }
 
-    fn gap(&self) {
+    fn gap(&self, _: &[InterestId]) {
         self.gaps.fetch_add(1, Relaxed);
     }
 }

@@ -40,7 +40,7 @@ async fn what_the_server_forbids_is_refused_and_nothing_else() {
     let outcomes = within("publishing", node.bus.publish_all(batch)).await;
     for (at, outcome) in outcomes.iter().enumerate() {
         match at {
-            0 | 2 => assert_eq!(*outcome, Ok(())),
+            0 | 2 => assert!(outcome.is_ok(), "{at}: {outcome:?}"),
             _ => assert!(matches!(outcome, Err(PublishError::Refused(_))), "{at}: {outcome:?}"),
         }
     }
@@ -53,16 +53,12 @@ async fn what_the_server_forbids_is_refused_and_nothing_else() {
 async fn what_is_too_large_says_what_is_allowed() {
     let server = NatsServer::builder().max_payload(1_000).start().await;
     let node = Node::up(&config(&server.url())).await;
-    let batch =
-        vec![publication("a", vec![0; 1_001]), publication("a", vec![0; 1_000]), publication("a", vec![0; 70_000])];
-    assert_eq!(
-        within("publishing", node.bus.publish_all(batch)).await,
-        [
-            Err(PublishError::TooLarge { bytes: 1_001, limit: 1_000 }),
-            Ok(()),
-            Err(PublishError::TooLarge { bytes: 70_000, limit: 65_536 })
-        ]
-    );
+    // The header with the id is part of what the server counts.
+    let batch = [938, 937, 70_000].map(|bytes| publication("a", vec![0; bytes])).into();
+    let outcomes = within("publishing", node.bus.publish_all(batch)).await;
+    assert_eq!(outcomes[0], Err(PublishError::TooLarge { bytes: 1_001, limit: 1_000 }));
+    assert!(outcomes[1].is_ok(), "{outcomes:?}");
+    assert_eq!(outcomes[2], Err(PublishError::TooLarge { bytes: 70_000, limit: 65_536 }));
 }
 
 #[tokio::test]

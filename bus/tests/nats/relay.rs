@@ -68,7 +68,7 @@ async fn metadata_travel_as_headers_and_only_when_there_are_any() {
     let message = Message { payload: "\0payload\r\n".into(), meta: Some(Arc::new(meta)) };
     let address = Address::from(Channel::parse("a").unwrap());
     within("publishing", node.bus.publish(Publication { address, message: message.clone() })).await.unwrap();
-    node.publish("a", "").await;
+    raw(&server, b"PUB clarion.a 0\r\n\r\n").await;
     let got: Vec<_> = node.take(2).await.into_iter().map(|delivery| delivery.message).collect();
     assert_eq!(got, [message, Message::raw("")]);
     // Headers of others do not make metadata.

@@ -105,6 +105,10 @@ impl Rig for Server {
         Some(self.config_as("bob", "secret"))
     }
 
+    fn copies_are_in_order(&self) -> bool {
+        false
+    }
+
     async fn server_memory(&self) -> Option<u64> {
         Some(self.server.memory_used().await)
     }

@@ -1,7 +1,7 @@
 //! Seats that come and go on open connections, and what lies between the log and what comes now.
 
 use bytes::Bytes;
-use clarion_protocol::{Channel, Door, Message, Meta, Position};
+use clarion_protocol::{Channel, Door, Epoch, Message, Meta, Position};
 
 use super::support::*;
 use crate::{Config, ConnectionKey, Fed, Page, Reached, SeatId, SlowPolicy, Subscription};
@@ -10,13 +10,13 @@ const EPOCH: &str = "e1";
 
 /// A message of a log.
 fn logged(offset: u64) -> Message {
-    let position = Position { offset, epoch: EPOCH.into(), previous: None };
+    let position = Position { offset, epoch: Epoch::parse(EPOCH).unwrap(), previous: None };
     let meta = Meta { position: Some(position), ..Meta::default() };
     Message { payload: Bytes::from(offset.to_string()), meta: Some(meta.into()) }
 }
 
 fn page(offsets: std::ops::RangeInclusive<u64>, last: bool) -> Page {
-    let up_to = vec![Reached { epoch: EPOCH.into(), offset: *offsets.end() }];
+    let up_to = vec![Reached { epoch: Epoch::parse(EPOCH).unwrap(), offset: *offsets.end() }];
     let channel = Channel::parse("log").unwrap();
     Page { messages: offsets.map(|offset| (channel.clone(), logged(offset))).collect(), up_to, last }
 }

@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_bad_line_does_not_stop_the_others() {
-        let (tally, end) = tally(vec![Ok(None), Err(Failure::usage("too large")), Ok(None)]);
+        let (tally, end) = tally(vec![Ok("id".to_owned()), Err(Failure::usage("too large")), Ok("id".to_owned())]);
         assert_eq!((tally.published, tally.failed, tally.bytes), (2, 1, 10));
         assert_eq!(end, Ok(()));
         assert_eq!(tally.first.unwrap().message, "too large");
@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_bus_that_is_away_stops_at_its_line() {
-        let (tally, end) = tally(vec![Ok(None), Err(Failure::unavailable("away")), Err(Failure::unavailable("away"))]);
+        let (tally, end) =
+            tally(vec![Ok("id".to_owned()), Err(Failure::unavailable("away")), Err(Failure::unavailable("away"))]);
         assert_eq!((tally.published, tally.failed), (1, 2));
         assert_eq!(end.unwrap_err().message, "stopped at line 2: away");
     }

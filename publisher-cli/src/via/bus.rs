@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use clarion_bus::{BusConfig, BusHandle, Delivery, InterestId, Link, PublishError, Sink, SubscribeError, Topic};
+use clarion_bus::{
+    BusConfig, BusHandle, Delivery, InterestId, Link, PublishError, Receipt, Sink, SubscribeError, Topic,
+};
 use clarion_protocol::{Channel, Publication};
 use tokio::{
     sync::{mpsc, watch},
@@ -82,14 +84,13 @@ impl Bus {
         }
     }
 
-    pub(crate) async fn publish(&self, channel: &Channel, payload: Bytes) -> Result<(), Failure> {
-        self.handle.publish(Publication::raw(channel.clone(), payload)).await.map_err(|error| failure(&error))
+    pub(crate) async fn publish(&self, channel: &Channel, payload: Bytes) -> Published {
+        published(self.handle.publish(Publication::raw(channel.clone(), payload)).await)
     }
 
     pub(crate) async fn publish_all(&self, channel: &Channel, payloads: Vec<Bytes>) -> Vec<Published> {
         let publications = payloads.into_iter().map(|payload| Publication::raw(channel.clone(), payload)).collect();
-        let results = self.handle.publish_all(publications).await;
-        results.into_iter().map(|result| result.map(|()| None).map_err(|error| failure(&error))).collect()
+        self.handle.publish_all(publications).await.into_iter().map(published).collect()
     }
 
     /// The round trip of a message to ourselves.
@@ -129,6 +130,11 @@ fn flag_of(key: &str) -> String {
     if name == "url" { "--via".to_owned() } else { format!("--{}", name.replace('_', "-")) }
 }
 
+/// The id that travels with a message.
+fn published(result: Result<Receipt, PublishError>) -> Published {
+    result.map(|receipt| receipt.id.to_string()).map_err(|error| failure(&error))
+}
+
 /// What a refused message means for the exit code.
 fn failure(error: &PublishError) -> Failure {
     let message = error.to_string();
@@ -155,7 +161,7 @@ impl Sink for Forward {
         let _ = self.0.send(Event::Deliveries(std::mem::replace(batch, room))).await;
     }
 
-    fn gap(&self) {
+    fn gap(&self, _: &[InterestId]) {
         // Where this finds no room, so much waits that the gap is not what matters.
         let _ = self.0.try_send(Event::Gap);
     }

@@ -105,7 +105,7 @@ impl Http {
     }
 
     /// Publishes one message, and returns the id that it got.
-    pub(crate) async fn publish(&self, channel: &Channel, payload: Bytes) -> Result<String, Failure> {
+    pub(crate) async fn publish(&self, channel: &Channel, payload: Bytes) -> Published {
         let request = self.client.post(self.url(channel.segments()));
         let request = request.header(header::CONTENT_TYPE, "application/octet-stream").body(payload);
         let answer = self.answer(self.with_credentials(request)).await?;
@@ -116,7 +116,7 @@ impl Http {
     /// Publishes many in as few requests as the limits of a batch allow, one after the other to keep their order.
     pub(crate) async fn publish_all(&self, channel: &Channel, payloads: Vec<Bytes>) -> Vec<Published> {
         if let [payload] = &*payloads {
-            return vec![self.publish(channel, payload.clone()).await.map(Some)];
+            return vec![self.publish(channel, payload.clone()).await];
         }
         let mut results = Vec::with_capacity(payloads.len());
         let entries = payloads.iter().map(|payload| entry(channel, payload)).collect();
@@ -124,7 +124,7 @@ impl Http {
             let next = &payloads[results.len()..results.len() + batch.len()];
             match next {
                 // What fits no batch may still be a message that the broker takes.
-                [payload] => results.push(self.publish(channel, payload.clone()).await.map(Some)),
+                [payload] => results.push(self.publish(channel, payload.clone()).await),
                 _ => results.extend(self.batch(&batch).await),
             }
         }
@@ -215,7 +215,7 @@ impl Http {
 impl BatchResult {
     fn published(self) -> Published {
         match self {
-            Self::Taken(receipt) => Ok(Some(receipt.id)),
+            Self::Taken(receipt) => Ok(receipt.id),
             Self::Refused { error } => Err(answer::item_failure(&error)),
         }
     }
@@ -319,7 +319,7 @@ mod tests {
         ] {
             let answer: BatchAnswer = serde_json::from_str(answer).unwrap();
             let results: Vec<Published> = answer.results().into_iter().map(BatchResult::published).collect();
-            assert_eq!(results, [Ok(Some("1".to_owned())), Err(Failure::usage("m (c)"))]);
+            assert_eq!(results, [Ok("1".to_owned()), Err(Failure::usage("m (c)"))]);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use clarion_bus::{Bus as _, BusConfig, BusHandle, Delivery, PublishError, Sink, memory::Server};
+use clarion_bus::{Bus as _, BusConfig, BusHandle, Delivery, InterestId, PublishError, Sink, memory::Server};
 use clarion_hub::{self as hub, ConnectionId, Framing, Leaving, Open, SlowPolicy, Subscription, voice::Mute};
 use clarion_protocol::{Channel, Door, Interest, NodeName, Publication, Wording};
 use futures_util::future;
@@ -33,7 +33,7 @@ impl Sink for Nobody {
         batch.clear();
     }
 
-    fn gap(&self) {}
+    fn gap(&self, _: &[InterestId]) {}
 }
 
 fn node(server: &Server) -> (Node, BusHandle) {
@@ -114,6 +114,6 @@ async fn a_node_leaves_and_loses_nobody() {
     assert!(matches!(node.hub.open(late.0, late.1).await, Err(Leaving)));
     assert_eq!(Arc::strong_count(&token), 1, "all places were given back");
     assert_eq!(bus.stats().interests, MEMBERS_INTERESTS, "all others were given back");
-    let refused = node.ingress.publish(Publication::raw(Channel::parse("a").unwrap(), "")).await;
+    let refused = node.ingress.publish(ingress::Via::Http, Publication::raw(Channel::parse("a").unwrap(), "")).await;
     assert!(matches!(refused, Err(PublishError::NotTaken(_))), "{refused:?}");
 }

@@ -14,6 +14,7 @@ use clarion_protocol::{Address, Message, Prefix, envelope};
 use super::probe::{PROBE_SID, Probes};
 use crate::{
     Delivery, Sink, Stats,
+    ask::Questions,
     nats::parse::{self, Frame},
     table::{Interests, Reach, Table, Ticket},
 };
@@ -80,19 +81,19 @@ impl Intake {
     }
 
     /// Hands on everything that came. Not cancel safe.
-    pub(super) async fn hand_on(&mut self, sink: &dyn Sink, probes: &Probes) {
+    pub(super) async fn hand_on(&mut self, sink: &dyn Sink, probes: &Probes, questions: &Questions) {
         if self.frames.is_empty() {
             self.chunk = Bytes::new();
             return;
         }
-        self.make_batch(probes);
+        self.make_batch(probes, questions);
         if !self.batch.is_empty() {
             sink.deliver(&mut self.batch).await;
             self.batch.clear();
         }
     }
 
-    fn make_batch(&mut self, probes: &Probes) {
+    fn make_batch(&mut self, probes: &Probes, questions: &Questions) {
         // What is left of the bytes belongs to the messages, so that the buffer is free again when they are gone.
         let chunk = std::mem::take(&mut self.chunk);
         let (mut bytes, mut foreign) = (0, 0);
@@ -105,6 +106,9 @@ impl Intake {
             }
             match delivery(&table, &self.prefix, &chunk, frame) {
                 Taken::Delivery(delivery) => {
+                    if questions.hear(&delivery.address, &delivery.message) {
+                        continue;
+                    }
                     bytes += delivery.message.payload.len() as u64;
                     self.batch.push(delivery);
                 }

@@ -43,11 +43,9 @@ pub(super) struct Session {
     interests: Arc<Interests>,
     probes: Arc<Probes>,
     prefix: Prefix,
-    /// Another connection was served before this one.
-    again: bool,
     /// The server has answered, and everything stands that stood before.
     up: bool,
-    /// Something stands again that the server had refused for a while.
+    /// Something stands again, and missed what was published meanwhile.
     missed: bool,
 }
 
@@ -70,7 +68,7 @@ pub(super) struct Heard {
 
 impl Session {
     /// A new connection; everything wanted is to be asked for.
-    pub(super) fn new(task: &Task, writer: WriteHalf<Stream>, again: bool) -> Self {
+    pub(super) fn new(task: &Task, writer: WriteHalf<Stream>) -> Self {
         let mut session = Self {
             out: Outgoing::new(writer),
             fences: Fences::new(task.command_timeout),
@@ -79,7 +77,6 @@ impl Session {
             interests: task.interests.clone(),
             probes: task.probes.clone(),
             prefix: task.prefix.clone(),
-            again,
             up: false,
             missed: false,
         };
@@ -221,9 +218,13 @@ impl Session {
 
     /// Tells that the link is up, once everything stands that stood before, and that there may be a gap.
     pub(super) fn rise(&mut self, sink: &dyn Sink, status: &Status, answered: bool) {
-        let rises = !self.up && answered && self.interests.lock().resuming(LANE) == 0;
-        if std::mem::take(&mut self.missed) || (rises && self.again) {
-            sink.gap();
+        let stands = self.interests.lock().resuming(LANE) == 0;
+        let rises = !self.up && answered && stands;
+        if (self.up || rises) && stands && std::mem::take(&mut self.missed) {
+            let missed = self.interests.lock().missed(LANE);
+            if !missed.is_empty() {
+                sink.gap(&missed);
+            }
         }
         if rises {
             self.up = true;

@@ -104,7 +104,14 @@ impl Session {
     }
 
     /// Redis refuses a whole command for one forbidden channel, without saying which: halve it until the others stand.
+    ///
+    /// What was given up since the command was written is not asked for once more: its UNSUBSCRIBE may be on its way already,
+    /// and then nobody would ever take back what stands after it.
     fn forbidden(&mut self, mut orders: Vec<Order>, text: &str) {
+        {
+            let table = self.shared.interests.lock();
+            orders.retain(|order| table.awaits(order.ticket));
+        }
         if let [order] = orders.as_slice() {
             let stood = self.shared.interests.lock().refuse(order.ticket, text);
             if stood {
@@ -113,6 +120,9 @@ impl Session {
                     "the bus forbids a subscription that stood before; asking again from time to time"
                 );
             }
+            return;
+        }
+        if orders.is_empty() {
             return;
         }
         let half = orders.split_off(orders.len() / 2);
