@@ -247,7 +247,10 @@ impl Roster {
         let was_open = record.is_open();
         record.phase = phase;
         record.resume_reading();
-        record.cold.connection.incoming = None;
+        if phase != Phase::Closing {
+            // While our goodbye is on its way the client's is awaited, which may follow the rest of a message.
+            record.cold.connection.incoming = None;
+        }
         if !was_open {
             return;
         }

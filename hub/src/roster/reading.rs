@@ -191,7 +191,7 @@ impl Roster {
     /// Keeps what a client was in the middle of. A message that has begun has its time to end, counted from its beginning.
     fn keep_incoming(&mut self, key: Key, decoder: Decoder, rest: &[u8], whole_by: Tick) {
         let latest = self.now + self.common.settings.message;
-        let Some(record) = self.record(key).filter(|record| record.is_open()) else { return };
+        let Some(record) = self.record(key).filter(|record| record.phase != Phase::Failed) else { return };
         let whole_by = if decoder.is_idle() { NEVER } else { whole_by.min(latest) };
         record.cold.connection.incoming = Some(Box::new(Incoming { decoder, rest: rest.to_vec(), whole_by }));
         if whole_by != NEVER {

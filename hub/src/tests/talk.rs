@@ -92,3 +92,23 @@ async fn a_client_that_waits_can_be_closed_or_lost() {
     eventually("both are gone", || it.hub.connections() == 0).await;
     it.stop().await;
 }
+
+#[tokio::test]
+async fn a_goodbye_is_found_behind_the_rest_of_a_message() {
+    // One that is not understood would be waited for as long.
+    let it = Fixture::new(Config { close_timeout: std::time::Duration::from_secs(3600), ..config(1) });
+    let mut client = it.client(&["a"]).await;
+    let message = masked(0x82, &[0xff; 5000]);
+    let (front, back) = message.split_at(2000);
+    std::io::Write::write_all(&mut client.socket, front).unwrap();
+    it.hub.close_some(1, CloseCode::Restart);
+    assert_eq!(client.frame(), Some(close(CloseCode::Restart)));
+    let mut rest = back.to_vec();
+    rest.extend(masked(0x88, &CloseCode::Restart.body()));
+    let (early, late) = rest.split_at(rest.len() - 3);
+    std::io::Write::write_all(&mut client.socket, early).unwrap();
+    std::io::Write::write_all(&mut client.socket, late).unwrap();
+    assert_eq!(client.frame(), None);
+    eventually("it is gone", || it.hub.connections() == 0).await;
+    it.stop().await;
+}
