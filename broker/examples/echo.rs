@@ -8,14 +8,14 @@ use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use clarion_hub::{
-    Answer, Config, ConnectionId, ConnectionKey, Framing, Hub, Open, Release, Voice,
+    Answer, Config, ConnectionId, ConnectionKey, Framing, Hub, Open, Place, Release, Voice,
     frame::{self, Kind},
 };
 use clarion_protocol::{Door, InterestId};
@@ -72,7 +72,7 @@ impl Voice for Echo {
 
 /// Answers a request for a WebSocket, and gives its socket to the hub.
 async fn handshake(hub: Hub, mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
-    static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+    static CONNECTIONS: AtomicU32 = AtomicU32::new(1);
     let mut response = Response::new(Empty::new());
     let Some(accept) = accept(request.headers()) else {
         *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
@@ -85,7 +85,7 @@ async fn handshake(hub: Hub, mut request: Request<Incoming>) -> Result<Response<
         user: None,
         expires: None,
         voice: Box::new(Echo),
-        lease: Arc::new(()),
+        lease: Place::new(()),
     };
     let Ok(opened) = hub.open(open, Vec::new()).await else {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

@@ -169,7 +169,7 @@ pub struct Counted {
 impl Permit {
     /// The place as a connection holds it.
     pub fn into_place(self) -> clarion_hub::Place {
-        Arc::new(self)
+        clarion_hub::Place::new(self)
     }
 
     /// Leaves it to whoever knows when the connection ends to say so, by [`Admission::leave`]. What is returned is to be

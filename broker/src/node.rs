@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
 };
 
@@ -15,6 +15,7 @@ use clarion_hub::{ConnectionId, Hub};
 use clarion_protocol::{Channel, MessageId, NodeName, Prefix, Publication};
 use http::request::Parts;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 pub use relays::{Relayed, Relays};
@@ -50,6 +51,8 @@ pub struct Node {
     pub tasks: TaskTracker,
     /// The connections that are carried to other nodes.
     pub relays: Relays,
+    /// Where tasks run that a shard's thread begins.
+    pub runtime: Handle,
     /// Names for connections.
     pub ids: ConnectionIds,
 }
@@ -75,14 +78,14 @@ pub struct Settings {
     pub proxy_header: ProxyHeader,
 }
 
-/// Counts connections, so that each has a name for the life of this process.
+/// Counts connections, so that each has a name.
 #[derive(Debug, Default)]
-pub struct ConnectionIds(AtomicU64);
+pub struct ConnectionIds(AtomicU32);
 
 impl ConnectionIds {
     /// The next name.
     pub fn next(&self) -> ConnectionId {
-        ConnectionId(self.0.fetch_add(1, Ordering::Relaxed) + 1)
+        ConnectionId(self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
     }
 }
 

@@ -162,6 +162,7 @@ impl Parts {
             metrics: Metrics::new(&registry)?,
             tasks: TaskTracker::new(),
             relays: Relays::new(),
+            runtime: Handle::current(),
             ids: ConnectionIds::default(),
         });
         let (probe, drain) = (probe::Metrics::new(&registry)?, drain::Metrics::new(&registry)?);

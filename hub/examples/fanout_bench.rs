@@ -202,7 +202,7 @@ impl Release for Nobody {
 
 /// What all connections share, as in a broker whose limits are not set.
 fn place() -> Place {
-    static PLACE: std::sync::LazyLock<Place> = std::sync::LazyLock::new(|| Arc::new(()));
+    static PLACE: std::sync::LazyLock<Place> = std::sync::LazyLock::new(|| Place::new(()));
     PLACE.clone()
 }
 

@@ -2,13 +2,13 @@
 //!
 //! Nothing here touches a socket or a clock: time comes in ticks of the shard's wheel, bytes come from the shard.
 
-use clarion_protocol::{Door, Uid};
+use clarion_protocol::Uid;
 
-use crate::{frame::Decoder, framing::Framing, ticket::Place, voice::Voice};
+use crate::{frame::Decoder, ticket::Place, voice::Voice};
 
-/// Names one connection for the life of this process, in logs too.
+/// Names one connection in logs. A name comes again after four billion connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ConnectionId(pub u64);
+pub struct ConnectionId(pub u32);
 
 /// A time on a shard's clock.
 pub(crate) type Tick = u32;
@@ -20,10 +20,6 @@ pub(crate) const NEVER: Tick = Tick::MAX;
 pub(crate) struct Connection {
     /// Its name in logs.
     pub id: ConnectionId,
-    /// Which way it came in.
-    pub door: Door,
-    /// What is around its messages.
-    pub framing: Framing,
     /// Whose it is.
     pub user: Option<Uid>,
     /// When its token ends, or [`NEVER`].

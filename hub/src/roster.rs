@@ -151,7 +151,7 @@ impl Roster {
 
     /// What is around the messages of a connection that is open.
     pub(crate) fn framing(&mut self, key: Key) -> Option<Framing> {
-        self.record(key).filter(|record| record.is_open()).map(|record| record.cold.connection.framing)
+        self.record(key).filter(|record| record.is_open()).map(|record| record.framing)
     }
 
     /// The seats of the connection at a place.
@@ -295,7 +295,7 @@ impl Roster {
         let was_open = record.is_open();
         self.give_back(key);
         let record = self.records.remove(key.index as usize);
-        self.common.metrics.connections(record.cold.connection.door).dec();
+        self.common.metrics.connections(record.door).dec();
         drop(record);
         self.inbox.connections.fetch_sub(1, Ordering::Relaxed);
         if !was_open {

@@ -49,8 +49,25 @@ pub struct Arrival {
     pub read_ahead: Bytes,
 }
 
-/// What was taken for a connection. Connections that took the same, a number among all, share one and count its references.
-pub type Place = Arc<dyn Any + Send + Sync>;
+/// What was taken for a connection, given back when the last connection that holds it lets it go.
+///
+/// Connections that take nothing but a number among all share one, which costs none of them anything; who it is that counts
+/// them knows it by [`Place::holders`]. A pointer for each, since there may be a million.
+#[derive(Clone)]
+pub struct Place(Arc<Box<dyn Any + Send + Sync>>);
+
+impl Place {
+    /// One that holds this.
+    pub fn new(held: impl Any + Send + Sync) -> Self {
+        Self(Arc::new(Box::new(held)))
+    }
+
+    /// How many hold it, this one included.
+    #[must_use]
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+}
 
 /// Names a registered connection for as long as it is here, and nobody afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

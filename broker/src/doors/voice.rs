@@ -11,7 +11,6 @@ use clarion_hub::{
     frame::{Kind, Opcode, encode},
 };
 use clarion_protocol::{Channel, Publication};
-use tokio::runtime::Handle;
 
 use crate::{ingress::Via, node::Node};
 
@@ -36,16 +35,15 @@ impl Voice for Listener {
 /// The voice of a client that may publish to the channel of its URL, one message at a time: the hub reads on when the bus
 /// has taken the last.
 pub(super) struct Publisher {
-    runtime: Handle,
     /// A node that is gone has no connections either.
     node: Weak<Node>,
     channel: Channel,
 }
 
 impl Publisher {
-    /// Whether the client may was decided when it connected. Must be called on the runtime that is to publish.
+    /// Whether the client may was decided when it connected.
     pub(super) fn new(node: &Arc<Node>, channel: Channel) -> Self {
-        Self { runtime: Handle::current(), node: Arc::downgrade(node), channel }
+        Self { node: Arc::downgrade(node), channel }
     }
 }
 
@@ -56,7 +54,8 @@ impl Voice for Publisher {
         }
         let Some(node) = self.node.upgrade() else { return Answer::Ignore };
         let publication = Publication::raw(self.channel.clone(), Bytes::from(payload.into_owned()));
-        self.runtime.spawn(async move {
+        let runtime = node.runtime.clone();
+        runtime.spawn(async move {
             // Counted by outcome in there. A WebSocket has no answer to a single message, so the client is not told.
             if let Err(problem) = node.publish(Via::WebSocket, publication).await {
                 tracing::debug!(code = problem.code(), "a client's message was not published");

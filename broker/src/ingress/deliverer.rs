@@ -90,7 +90,9 @@ fn note(delivery: &Delivery) {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use clarion_hub::{Config, ConnectionId, Framing, InterestLease, Open, SlowPolicy, Subscription, voice::Mute};
+    use clarion_hub::{
+        Config, ConnectionId, Framing, InterestLease, Open, Place, SlowPolicy, Subscription, voice::Mute,
+    };
     use clarion_protocol::{Channel, Door, Interest, Message, Wording};
     use prometheus::Registry;
     use tokio::{
@@ -131,7 +133,7 @@ mod tests {
         let lease = InterestLease::new(InterestId(1), Arc::<Returns>::default());
         let (slow, wording, joining) = (SlowPolicy::default(), Wording::Event, false);
         let (id, door, framing, voice) = (ConnectionId(1), Door::Sse, Framing::EventStream, Box::new(Mute));
-        let open = Open { id, door, framing, user: None, expires: None, voice, lease: Arc::new(()) };
+        let open = Open { id, door, framing, user: None, expires: None, voice, lease: Place::new(()) };
         let subscription = Subscription { lease, interest, slow, wording, joining };
         let ticket = hub.open(open, vec![subscription]).await.unwrap().ticket;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -105,7 +105,7 @@ fn head(version: Version, status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use clarion_hub::{Config, ConnectionId, Framing, Hub, Open, voice::Mute};
+    use clarion_hub::{Config, ConnectionId, Framing, Hub, Open, Place, voice::Mute};
     use clarion_protocol::Door;
     use futures_util::FutureExt as _;
     use prometheus::Registry;
@@ -116,7 +116,7 @@ mod tests {
     async fn handed_over() -> Response {
         let hub = Hub::start(Config::default(), Arc::<Returns>::default(), &Registry::new()).unwrap();
         let (id, door, framing, voice) = (ConnectionId(1), Door::Sse, Framing::EventStream, Box::new(Mute));
-        let open = Open { id, door, framing, user: None, expires: None, voice, lease: Arc::new(()) };
+        let open = Open { id, door, framing, user: None, expires: None, voice, lease: Place::new(()) };
         let mut response = Response::new(Body::empty());
         response.headers_mut().insert(CONTENT_LENGTH, 0.into());
         HandOver::new(hub.open(open, Vec::new()).await.unwrap().ticket, Bytes::from_static(b"hello"))

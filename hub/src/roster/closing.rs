@@ -24,7 +24,7 @@ impl Roster {
             record.tidy();
         }
         let paused = record.is_paused();
-        let goodbye = record.cold.connection.framing.goodbye(code, retry_within);
+        let goodbye = record.framing.goodbye(code, retry_within);
         self.part(key, Phase::Closing, End::Said(code));
         let Some(record) = self.record(key) else { return };
         match &record.transport {

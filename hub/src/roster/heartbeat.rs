@@ -83,7 +83,7 @@ impl Roster {
     fn beat(&mut self, key: Key) {
         let (now, settings) = (self.now, self.common.settings);
         let Some(record) = self.record(key) else { return };
-        let framing = record.cold.connection.framing;
+        let framing = record.framing;
         if matches!(record.transport, Transport::Waiting) {
             self.remove(key, Some(End::Handshake));
         } else if framing.only_listens() {

@@ -36,10 +36,11 @@ impl Roster {
         let serial = self.serial;
         let expires = expires.map_or(NEVER, |after| self.now + ticks(after));
         let pulse = Pulse::new(self.now, self.now + self.common.settings.handshake);
-        let connection = Connection { id, door, framing, user, expires, voice, incoming: None, lease: Some(lease) };
+        let connection = Connection { id, user, expires, voice, incoming: None, lease: Some(lease) };
         let cold = Box::new(Cold { connection, seats: Seats::None });
         let (transport, reading) = (Transport::Waiting, Reading::OnEvent);
-        let record = Record { transport, outbox: None, cold, serial, pulse, phase: Phase::Open, reading };
+        let (outbox, phase) = (None, Phase::Open);
+        let record = Record { transport, outbox, cold, serial, pulse, phase, reading, door, framing };
         let due = record.due();
         let index = u32::try_from(self.records.insert(record)).expect("descriptors end before");
         let key = Key { index, serial };
@@ -86,7 +87,7 @@ impl Roster {
         record.mind();
         record.pulse.heard = now;
         if record.is_open() {
-            let only_listens = record.cold.connection.framing.only_listens();
+            let only_listens = record.framing.only_listens();
             let interval = if only_listens { settings.comments } else { settings.heartbeats.ping };
             record.pulse.next = now + spread(interval);
             let due = record.due();

@@ -105,7 +105,7 @@ impl Roster {
         let Some(record) = self.record(key) else { return false };
         let to_the_end = to_the_end || record.transport.is_tls();
         match record.read(buffer) {
-            Ok(0) if record.cold.connection.framing.only_listens() => {
+            Ok(0) if record.framing.only_listens() => {
                 self.remove(key, Some(End::Client));
                 false
             }
@@ -133,7 +133,7 @@ impl Roster {
     pub(super) fn take_in(&mut self, key: Key, mut input: &mut [u8]) {
         let limit = self.common.settings.message_bytes;
         let Some(record) = self.record(key) else { return };
-        if record.phase == Phase::Failed || record.cold.connection.framing.only_listens() {
+        if record.phase == Phase::Failed || record.framing.only_listens() {
             return;
         }
         let connection = &mut record.cold.connection;

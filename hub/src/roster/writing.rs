@@ -111,7 +111,7 @@ impl Roster {
                 self.tell_feeders(key.index);
                 return;
             }
-            Phase::Closing => record.cold.connection.framing.only_listens(),
+            Phase::Closing => record.framing.only_listens(),
             Phase::Leaving | Phase::Failed => true,
         };
         if !is_last || !record.end() {

@@ -7,7 +7,7 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +19,7 @@ use prometheus::Registry;
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    Answer, Config, ConnectionId, ConnectionKey, Framing, Hub, InterestLease, Open, Opened, Release, SlowPolicy,
+    Answer, Config, ConnectionId, ConnectionKey, Framing, Hub, InterestLease, Open, Opened, Place, Release, SlowPolicy,
     Subscription, Thread, Ticket, Voice,
     frame::{Kind, Opcode, encode, write_header},
 };
@@ -69,7 +69,7 @@ pub(crate) struct Fixture {
     pub received: Arc<Received>,
     listener: TcpListener,
     interests: Mutex<Vec<Interest>>,
-    ids: AtomicU64,
+    ids: AtomicU32,
     leases: Arc<AtomicUsize>,
 }
 
@@ -97,7 +97,7 @@ impl Fixture {
             received,
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
             interests: Mutex::default(),
-            ids: AtomicU64::default(),
+            ids: AtomicU32::default(),
             leases: Arc::default(),
         }
     }
@@ -135,7 +135,7 @@ impl Fixture {
             user: None,
             expires: None,
             voice: Box::new(Talk { upstream: None, received: Arc::clone(&self.received) }),
-            lease: Arc::new(Lease(Arc::clone(&self.leases))),
+            lease: Place::new(Lease(Arc::clone(&self.leases))),
         };
         let subscriptions = interests.iter().map(|text| self.subscription(door, text, slow)).collect();
         Wish { open, subscriptions }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clarion_bus::{Bus as _, BusConfig, BusHandle, Delivery, InterestId, PublishError, Sink, memory::Server};
-use clarion_hub::{self as hub, ConnectionId, Framing, Leaving, Open, SlowPolicy, Subscription, voice::Mute};
+use clarion_hub::{self as hub, ConnectionId, Framing, Leaving, Open, Place, SlowPolicy, Subscription, voice::Mute};
 use clarion_protocol::{Channel, Door, Interest, NodeName, Publication, Wording};
 use futures_util::future;
 use prometheus::Registry;
@@ -60,7 +60,7 @@ async fn opening(node: &Node, token: &Arc<()>) -> (Open, Vec<Subscription>) {
     let lease = node.ingress.acquire(std::slice::from_ref(&interest)).await.unwrap().remove(0);
     let (slow, wording, joining) = (SlowPolicy::default(), Wording::Event, false);
     let (id, door, framing, voice) = (ConnectionId(1), Door::Sse, Framing::EventStream, Box::new(Mute));
-    let open = Open { id, door, framing, user: None, expires: None, voice, lease: token.clone() };
+    let open = Open { id, door, framing, user: None, expires: None, voice, lease: Place::new(token.clone()) };
     (open, vec![Subscription { lease, interest, slow, wording, joining }])
 }
 
