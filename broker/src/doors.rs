@@ -30,7 +30,7 @@ use crate::{
     auth::{AuthError, Unauthorized},
     hub::{Lease, Open, Subscription, Ticket},
     ingress::Held,
-    node::{self, Caller, Node},
+    node::{Caller, Node},
     relay,
 };
 
@@ -178,27 +178,26 @@ enum Welcome {
 impl Knock {
     /// The questions that all doors ask, in their order.
     async fn ask(self, node: &Arc<Node>, head: &mut Parts) -> Result<Welcome, Problem> {
-        let caller = node.caller(head).await?;
+        let caller = node.newcomer(head).await?;
         let interests = self.wanted.interests(&caller)?;
-        if let Some(response) = relay::away(node, head, caller.identity.user.as_ref()).await {
+        if let Some(response) = relay::away(node, head, &caller).await? {
             return Ok(Welcome::Elsewhere(response));
         }
-        let policies = interests.iter().map(|interest| node.auth.may_subscribe(&caller.identity, interest));
+        let policies = interests.iter().map(|interest| node.may_subscribe(&caller, interest));
         let policies: Vec<_> = policies.collect::<Result<_, _>>()?;
         if matches!(*node.ingress.link().borrow(), Link::Down(_)) {
             return Err(Problem::no_bus());
         }
-        let address = node.admission.client_address(head, node::peer(head));
-        let permit = node.admission.enter(caller.identity.user.as_ref(), address)?;
+        let permit = node.admission.enter(caller.identity.user.as_ref(), caller.address, &interests)?;
         let held = node.ingress.acquire(&interests).await?;
         let subscriptions = interests.into_iter().zip(held.ids()).zip(policies);
         let subscriptions = subscriptions
             .map(|((interest, id), policy)| Subscription { id: *id, interest, slow: policy.slow })
             .collect();
-        let upstream = self.upstream.filter(|channel| node.may_publish(&caller, channel).is_ok());
+        let upstream = self.upstream.filter(|channel| node.could_publish(&caller, channel));
         let expires = caller.identity.expires;
         let id = node.ids.next();
-        tracing::debug!(connection = id.0, door = self.door.label(), %address, "let in");
+        tracing::debug!(connection = id.0, door = self.door.label(), address = %caller.address, "let in");
         let ticket = node.hub.open(Open {
             id,
             dialect: self.dialect,

@@ -44,7 +44,7 @@ fn node(server: &Server) -> Node {
     let (deliverer, internals) = Deliverer::new(hub.clone(), &metrics);
     let bus = Arc::new(server.attach(&BusConfig::default(), Arc::new(deliverer)));
     let ingress = Ingress::new(bus.clone(), ingress::Config::default(), &metrics, &registry).unwrap();
-    let me = Me { node: NodeName::parse("a").unwrap(), advertise: None, public_url: None };
+    let me = Me { node: NodeName::parse("a").unwrap(), advertise: None, public_url: None, key: None };
     let metrics = members::Metrics::new(&registry).unwrap();
     let members = Members::start(members::Config::default(), me, bus, internals, Arc::new(hub.clone()), metrics);
     let (accepting, listeners) = (CancellationToken::new(), TaskTracker::new());
