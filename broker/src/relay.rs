@@ -221,6 +221,18 @@ mod tests {
         }
     }
 
+    /// Time stands still but for the timeout: a home whose kernel still accepts and whose process is frozen.
+    #[tokio::test(start_paused = true)]
+    async fn a_frozen_home_is_given_up_after_three_seconds() {
+        let frozen = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = frozen.local_addr().unwrap().to_string();
+        let request = http::Request::new(Empty::new());
+        let start = tokio::time::Instant::now();
+        let answer = first_answer(&TaskTracker::new(), &address, request).await;
+        assert!(answer.unwrap_err().to_string().contains("in time"));
+        assert_eq!(start.elapsed().as_secs(), 3);
+    }
+
     #[test]
     fn a_redirect_keeps_path_and_query() {
         let target: Uri = "/a/b?token=x&y=%20".parse().unwrap();
