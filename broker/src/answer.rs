@@ -31,6 +31,9 @@ const RETRY_AFTER_FULL: Duration = Duration::from_secs(10);
 /// Bounds of the pause that an event stream is told, in milliseconds: wide enough that a node's clients do not come back at once.
 const RETRY_EVENT_STREAM: std::ops::Range<u32> = 1_000..5_000;
 
+/// The word for what comes faster than it may, which is over after the pause that is told with it.
+const TOO_FAST: &str = "too_fast";
+
 /// A header and its value.
 type Header = (HeaderName, HeaderValue);
 
@@ -105,9 +108,9 @@ impl Problem {
         &self.message
     }
 
-    /// Whether it is nobody's fault and will pass.
+    /// Whether it will pass by itself, as a lack of room at this node or a rate does. An event stream is told to come back.
     pub fn passes(&self) -> bool {
-        matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+        matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) || self.code == TOO_FAST
     }
 
     /// Whether it lies with the caller's rights or the bus, so that a batch fails of it as a whole.
@@ -224,6 +227,9 @@ impl From<Leaving> for Problem {
 impl From<TooMany> for Problem {
     fn from(error: TooMany) -> Self {
         let told = problem(error.status(), error.code(), error.to_string());
+        if error.status() == StatusCode::BAD_REQUEST {
+            return told;
+        }
         // Somebody has to leave before there is room for one more, and nobody knows when that is.
         told.retry_after(error.retry_after().unwrap_or_else(|| jittered(RETRY_AFTER_FULL)))
     }

@@ -5,7 +5,8 @@
 //! - A token is looked for in `Authorization`, the WebSocket sub-protocols, `?token=` and a cookie, in this order. One
 //!   that is not good is always refused; none at all is an anonymous visitor.
 //! - `users/42` and all below it is heard by user 42 alone. For other channels the namespace with the longest prefix
-//!   decides. A pattern needs permission for everything that it can match.
+//!   decides. A pattern needs permission for everything that it can match, and for being one: each costs a bus more
+//!   than a channel.
 //! - Without any namespace everybody may subscribe and only a backend publishes; with at least one, a channel that is in
 //!   none of them wants a good token and is published to by a backend only.
 //! - Without any token key and any API key this is *development mode*: everybody counts as a backend, tokens are signed
@@ -32,7 +33,7 @@ use tokio::sync::watch;
 
 pub use config::{ApiKey, Config, DEVELOPMENT_SECRET, Mistake};
 pub use credential::SUBPROTOCOL;
-pub use namespace::{Namespace, Publish, Subscribe};
+pub use namespace::{Namespace, Patterns, Publish, Subscribe};
 pub use origin::OriginRule;
 pub use secret::{HIDDEN, Secret};
 pub use web_url::{WebUrl, WebUrlError};
@@ -50,6 +51,8 @@ pub struct Auth {
     api_keys: ApiKeys,
     origins: Origins,
     rules: Rules,
+    /// Where a namespace says nothing about patterns.
+    patterns: Patterns,
     cookie: Option<String>,
     development: bool,
     metrics: Metrics,
@@ -110,6 +113,7 @@ impl Auth {
             api_keys: ApiKeys::new(&config.api_keys),
             origins: Origins::new(config.origins.clone(), development, insecure),
             rules: Rules::new(namespaces),
+            patterns: config.patterns,
             cookie: config.cookie.clone(),
             development,
             metrics: Metrics::new(registry)?,
@@ -173,6 +177,13 @@ impl Auth {
         }
     }
 
+    /// Whether a request shows a token or an API key, good or not.
+    pub fn shows_credential(&self, head: &Parts) -> bool {
+        let cookie_allowed = self.origins.judge(head) == Verdict::Allowed;
+        head.headers.contains_key(api_key::HEADER)
+            || credential::find(head, self.cookie.as_deref(), cookie_allowed).is_some()
+    }
+
     /// Whether a request comes from a backend: it has a good `X-API-Key`, or this is development mode.
     ///
     /// # Errors
@@ -188,12 +199,39 @@ impl Auth {
         }
     }
 
-    /// Whether somebody may hear everything that an interest can match.
+    /// Whether somebody may hear everything that an interest can match; `backend` is what [`Auth::backend`] said.
     ///
     /// # Errors
     /// [`AuthError::Unauthorized`] where signing in may help, [`AuthError::Forbidden`] where it was done and does not.
-    pub fn may_subscribe(&self, who: &Identity, interest: &Interest) -> Result<Policy, AuthError> {
-        self.judge_subscribe(who, interest).map_err(|error| self.refuse(error))
+    pub fn may_subscribe(&self, who: &Identity, backend: bool, interest: &Interest) -> Result<Policy, AuthError> {
+        let judged = self.judge_subscribe(who, interest);
+        let judged = judged.and_then(|policy| self.judge_pattern(who, backend, interest).map(|()| policy));
+        judged.map_err(|error| self.refuse(error))
+    }
+
+    /// Whether somebody who may hear what an interest matches may ask for it by a pattern.
+    fn judge_pattern(&self, who: &Identity, backend: bool, interest: &Interest) -> Result<(), AuthError> {
+        if interest.depth() == Depth::Exact {
+            return Ok(());
+        }
+        for (rule, part) in self.rules.parts(interest) {
+            let forbidden = |reason| Err(AuthError::Forbidden { reason });
+            match (rule.patterns.unwrap_or(self.patterns), &who.user) {
+                (Patterns::Nobody, _) => return forbidden(Forbidden::NoPatterns),
+                (Patterns::Anyone, _) | (Patterns::SignedIn, Some(_)) => {}
+                _ if backend => {}
+                (Patterns::Token, Some(_)) if who.channels.iter().any(|grant| grant.covers(&part)) => {}
+                (Patterns::Token, Some(_)) => return forbidden(Forbidden::PatternNotGranted),
+                (Patterns::Backend, Some(_)) => return forbidden(Forbidden::PatternsOfBackends),
+                (Patterns::Backend, None) => {
+                    return Err(AuthError::Unauthorized { reason: Unauthorized::NoApiKeyForPattern });
+                }
+                (Patterns::SignedIn | Patterns::Token, None) => {
+                    return Err(AuthError::Unauthorized { reason: Unauthorized::NoTokenForPattern });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn judge_subscribe(&self, who: &Identity, interest: &Interest) -> Result<Policy, AuthError> {
@@ -226,14 +264,22 @@ impl Auth {
     /// # Errors
     /// [`AuthError::Unauthorized`] where a token or key may help, [`AuthError::Forbidden`] where it does not.
     pub fn may_publish(&self, who: &Identity, backend: bool, channel: &Channel) -> Result<(), AuthError> {
-        let error = match (self.rules.of(channel.as_str()).publish, &who.user) {
-            _ if backend => return Ok(()),
-            (Publish::Anyone, _) | (Publish::SignedIn, Some(_)) => return Ok(()),
-            (Publish::SignedIn, None) => AuthError::Unauthorized { reason: Unauthorized::NoToken },
-            (Publish::Backend, None) => AuthError::Unauthorized { reason: Unauthorized::NoApiKey },
-            (Publish::Backend, Some(_)) => AuthError::Forbidden { reason: Forbidden::BackendOnly },
-        };
-        Err(self.refuse(error))
+        self.judge_publish(who, backend, channel).map_err(|error| self.refuse(error))
+    }
+
+    /// Whether somebody could publish to a channel. A client that only listens has failed at nothing, so a no is not counted.
+    pub fn could_publish(&self, who: &Identity, backend: bool, channel: &Channel) -> bool {
+        self.judge_publish(who, backend, channel).is_ok()
+    }
+
+    fn judge_publish(&self, who: &Identity, backend: bool, channel: &Channel) -> Result<(), AuthError> {
+        match (self.rules.of(channel.as_str()).publish, &who.user) {
+            _ if backend => Ok(()),
+            (Publish::Anyone, _) | (Publish::SignedIn, Some(_)) => Ok(()),
+            (Publish::SignedIn, None) => Err(AuthError::Unauthorized { reason: Unauthorized::NoToken }),
+            (Publish::Backend, None) => Err(AuthError::Unauthorized { reason: Unauthorized::NoApiKey }),
+            (Publish::Backend, Some(_)) => Err(AuthError::Forbidden { reason: Forbidden::BackendOnly }),
+        }
     }
 
     /// Whether somebody may do what only backends do; `backend` is what [`Auth::backend`] said.
@@ -287,6 +333,10 @@ pub enum Unauthorized {
     NoApiKey,
     /// The API key is not good.
     BadApiKey,
+    /// A token is needed for a pattern and there is none.
+    NoTokenForPattern,
+    /// An API key is needed for a pattern and there is none.
+    NoApiKeyForPattern,
 }
 
 /// What is not allowed.
@@ -304,15 +354,21 @@ pub enum Forbidden {
     NotGranted,
     /// Only a backend may do this.
     BackendOnly,
+    /// Nobody may hear this by a pattern.
+    NoPatterns,
+    /// The token does not name the pattern.
+    PatternNotGranted,
+    /// Only a backend may hear this by a pattern.
+    PatternsOfBackends,
 }
 
 impl Unauthorized {
     fn code(self) -> &'static str {
         match self {
-            Self::NoToken => "token_required",
+            Self::NoToken | Self::NoTokenForPattern => "token_required",
             Self::BadToken => "invalid_token",
             Self::Expired => "token_expired",
-            Self::NoApiKey => "api_key_required",
+            Self::NoApiKey | Self::NoApiKeyForPattern => "api_key_required",
             Self::BadApiKey => "invalid_api_key",
         }
     }
@@ -326,15 +382,21 @@ impl Unauthorized {
             Self::Expired => "the token has expired",
             Self::NoApiKey => "publishing here needs an API key in the header `X-API-Key`",
             Self::BadApiKey => "the API key is not valid",
+            Self::NoTokenForPattern => {
+                "a pattern needs a token here (`patterns` of the namespace; on Redis all do unless it says otherwise); channels by their names may not"
+            }
+            Self::NoApiKeyForPattern => {
+                "a pattern needs an API key here (`patterns` of the namespace); channels by their names may not"
+            }
         }
     }
 
     fn challenge(self) -> &'static str {
         match self {
-            Self::NoToken => r#"Bearer realm="clarion""#,
+            Self::NoToken | Self::NoTokenForPattern => r#"Bearer realm="clarion""#,
             Self::BadToken => r#"Bearer realm="clarion", error="invalid_token""#,
             Self::Expired => r#"Bearer realm="clarion", error="invalid_token", error_description="expired""#,
-            Self::NoApiKey | Self::BadApiKey => r#"X-API-Key realm="clarion""#,
+            Self::NoApiKey | Self::NoApiKeyForPattern | Self::BadApiKey => r#"X-API-Key realm="clarion""#,
         }
     }
 }
@@ -348,6 +410,7 @@ impl Forbidden {
             Self::AllUsers => "users_pattern",
             Self::NotGranted => "not_granted",
             Self::BackendOnly => "backend_only",
+            Self::NoPatterns | Self::PatternNotGranted | Self::PatternsOfBackends => "patterns_not_allowed",
         }
     }
 
@@ -361,11 +424,24 @@ impl Forbidden {
             Self::AllUsers => "nobody may subscribe to the channels of all users",
             Self::NotGranted => "the token does not name this channel in `channels` or `subs`",
             Self::BackendOnly => "only a backend with an API key may publish here",
+            Self::NoPatterns => "nobody may hear this by a pattern (`patterns` of the namespace); name the channels",
+            Self::PatternNotGranted => {
+                "the token does not name this pattern, or one over it, in `channels` or `subs` (`patterns` of the namespace)"
+            }
+            Self::PatternsOfBackends => {
+                "only a backend with an API key may hear this by a pattern (`patterns` of the namespace); name the channels"
+            }
         }
     }
 }
 
 impl AuthError {
+    /// Whether something was shown that nobody has issued: a guess, or a key that was changed on one side only. An expired
+    /// token is none of it, since it was good.
+    pub fn is_bad_credential(self) -> bool {
+        matches!(self, Self::Unauthorized { reason: Unauthorized::BadToken | Unauthorized::BadApiKey })
+    }
+
     /// The HTTP status.
     pub fn status(self) -> StatusCode {
         match self {

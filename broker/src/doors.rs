@@ -28,7 +28,7 @@ use http::{
 use crate::{
     answer::{self, Problem, problem},
     auth::{AuthError, Unauthorized},
-    node::{self, Caller, Node},
+    node::{Caller, Node},
     relay,
 };
 
@@ -160,33 +160,38 @@ impl ConnectionRequest {
     /// Asks the questions that all doors ask, in their order. Interests stand before the connection is registered, and it is
     /// registered before the client is told yes, so that nothing is missed in between.
     async fn register(self, node: &Arc<Node>, head: &mut Parts) -> Result<Outcome, Problem> {
-        let caller = node.caller(head).await?;
+        let caller = node.newcomer(head).await?;
         let interests = self.wanted.interests(&caller)?;
-        if let Some(response) = relay::away(node, head, caller.identity.user.as_ref()).await {
+        if let Some(response) = relay::away(node, head, &caller).await? {
             return Ok(Outcome::Elsewhere(response));
         }
-        let policies = interests.iter().map(|interest| node.auth.may_subscribe(&caller.identity, interest));
+        let policies = interests.iter().map(|interest| node.may_subscribe(&caller, interest));
         let policies: Vec<_> = policies.collect::<Result<_, _>>()?;
         if matches!(*node.ingress.link().borrow(), Link::Down(_)) {
             return Err(Problem::no_bus());
         }
-        let address = node.admission.client_address(head, node::peer(head));
-        let permit = node.admission.enter(caller.identity.user.as_ref(), address)?;
+        let permit = node.admission.enter(caller.identity.user.as_ref(), caller.address, &interests)?;
         let leases = node.ingress.acquire(&interests).await?;
         let subscriptions = leases.into_iter().zip(interests).zip(policies);
         let subscriptions = subscriptions.map(|((lease, interest), policy)| {
             let (slow, wording) = (policy.slow, self.wording);
             Subscription { lease, interest, slow, wording, joining: false }
         });
-        let upstream = self.upstream.filter(|channel| node.may_publish(&caller, channel).is_ok());
+        let upstream = self.upstream.filter(|channel| node.could_publish(&caller, channel));
         let voice: Box<dyn Voice> = match upstream {
-            Some(channel) => Box::new(voice::Publisher::new(node, channel)),
+            Some(channel) => {
+                let publisher = voice::Publisher::new(node, channel);
+                match node.admission.paces_publishing() {
+                    false => Box::new(publisher),
+                    true => Box::new(voice::PacedPublisher::new(publisher, caller.identity.user.clone())),
+                }
+            }
             None if self.framing.only_listens() => Box::new(Mute),
             None => Box::new(voice::Listener),
         };
         let expires = caller.identity.expires;
         let id = node.ids.next();
-        tracing::debug!(connection = id.0, door = self.door.label(), %address, "let in");
+        tracing::debug!(connection = id.0, door = self.door.label(), address = %caller.address, "let in");
         let open = Open {
             id,
             door: self.door,

@@ -106,6 +106,8 @@ pub struct Me {
     pub advertise: Option<String>,
     /// The URL at which clients reach it.
     pub public_url: Option<String>,
+    /// What the others judge its words about clients by.
+    pub key: Option<String>,
 }
 
 /// What the others may ask about this node's own connections.

@@ -12,7 +12,7 @@ use std::{
 
 use axum::extract::ConnectInfo;
 use clarion_hub::{ConnectionId, Hub};
-use clarion_protocol::{Channel, MessageId, NodeName, Prefix, Publication};
+use clarion_protocol::{Channel, Interest, MessageId, NodeName, Prefix, Publication};
 use http::request::Parts;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio::runtime::Handle;
@@ -23,9 +23,9 @@ pub use relays::{Relayed, Relays};
 pub use crate::ingress::Via;
 
 use crate::{
-    admission::{Admission, ProxyHeader},
+    admission::{Admission, Hops, ProxyHeader},
     answer::Problem,
-    auth::{Auth, AuthError, Identity},
+    auth::{Auth, AuthError, Identity, Policy},
     config::Pin,
     ingress::Ingress,
     members::Members,
@@ -53,6 +53,8 @@ pub struct Node {
     pub relays: Relays,
     /// Where tasks run that a shard's thread begins.
     pub runtime: Handle,
+    /// What nodes say to each other of those.
+    pub hops: Hops,
     /// Names for connections.
     pub ids: ConnectionIds,
 }
@@ -95,26 +97,86 @@ pub struct Caller {
     pub identity: Identity,
     /// Whether a good API key came along, or none is needed.
     pub backend: bool,
+    /// Where the client is, as the first node saw it.
+    pub address: IpAddr,
 }
 
 impl Node {
     /// Checks what every request is checked for: where its page is from, its token and its API key.
     ///
     /// # Errors
-    /// 401, 403 or, where the keys could not be loaded yet, 503.
-    pub async fn caller(&self, head: &Parts) -> Result<Caller, AuthError> {
-        self.auth.check_origin(head)?;
-        let backend = self.auth.backend(head)?;
-        let identity = self.auth.identify(head).await?;
-        Ok(Caller { identity, backend })
+    /// 401, 403, 429 where this address got too many wrong or, where the keys could not be loaded yet, 503.
+    pub async fn caller(&self, head: &Parts) -> Result<Caller, Problem> {
+        self.identify(head, self.client_address(head)).await
     }
 
-    /// Whether this caller may publish there.
+    /// The same for a request that wants a connection, of which an address may make so many in a second.
+    ///
+    /// # Errors
+    /// As [`Node::caller`], and 429 for too many of them.
+    pub async fn newcomer(&self, head: &Parts) -> Result<Caller, Problem> {
+        let address = self.client_address(head);
+        // First of all, since what it protects is the work of all that follows.
+        self.admission.handshake(address)?;
+        self.identify(head, address).await
+    }
+
+    async fn identify(&self, head: &Parts, address: IpAddr) -> Result<Caller, Problem> {
+        self.auth.check_origin(head)?;
+        if self.auth.shows_credential(head) {
+            self.admission.may_try(address)?;
+        }
+        let judged = async {
+            let backend = self.auth.backend(head)?;
+            Ok((backend, self.auth.identify(head).await?))
+        };
+        let (backend, identity) = judged.await.inspect_err(|error: &AuthError| {
+            if error.is_bad_credential() {
+                self.admission.failed(address);
+            }
+        })?;
+        Ok(Caller { identity, backend, address })
+    }
+
+    /// Where the client of a request is: what the member says that carries it here, what trusted proxies say, or whoever
+    /// opened the TCP connection.
+    pub fn client_address(&self, head: &Parts) -> IpAddr {
+        let key_of = |node: &str| self.members.view().peer(node).and_then(|peer| peer.key.clone());
+        match self.hops.client(&head.headers, &head.method, &head.uri, key_of) {
+            Ok(None) => {}
+            Ok(Some(client)) => {
+                self.metrics.hops.with_label_values(&["believed"]).inc();
+                return client;
+            }
+            Err(error) => {
+                self.metrics.hops.with_label_values(&[error.label()]).inc();
+                tracing::debug!(%error, "what a request says of the node that carried it is not taken");
+            }
+        }
+        self.admission.client_address(head, peer(head))
+    }
+
+    /// Whether this caller may hear everything that an interest can match, and how that is treated.
     ///
     /// # Errors
     /// 401 or 403.
-    pub fn may_publish(&self, caller: &Caller, channel: &Channel) -> Result<(), AuthError> {
-        self.auth.may_publish(&caller.identity, caller.backend, channel)
+    pub fn may_subscribe(&self, caller: &Caller, interest: &Interest) -> Result<Policy, AuthError> {
+        self.auth.may_subscribe(&caller.identity, caller.backend, interest)
+    }
+
+    /// Whether this caller may publish one message there now. Backends have no rate.
+    ///
+    /// # Errors
+    /// 401, 403 or 429.
+    pub fn may_publish(&self, caller: &Caller, channel: &Channel) -> Result<(), Problem> {
+        self.auth.may_publish(&caller.identity, caller.backend, channel)?;
+        let user = caller.identity.user.as_ref().filter(|_| !caller.backend);
+        Ok(self.admission.publish(user)?)
+    }
+
+    /// Whether this caller could publish there. Only a question: nothing is counted, and no rate is used up.
+    pub fn could_publish(&self, caller: &Caller, channel: &Channel) -> bool {
+        self.auth.could_publish(&caller.identity, caller.backend, channel)
     }
 
     /// Publishes one message and tells the id that travels with it. A caller that goes away does not stop it.
@@ -145,6 +207,8 @@ pub struct Metrics {
     pub refused: IntCounterVec,
     /// Users' connections that did not come to their home, by what was done with them.
     pub strays: IntCounterVec,
+    /// Requests that say that a node sent them on, by whether its word about the client was taken.
+    pub hops: IntCounterVec,
     /// TCP connections at the listener.
     pub accepts: AcceptMetrics,
 }
@@ -193,6 +257,11 @@ impl Metrics {
             strays: counters(
                 "clarion_strays_handled_total",
                 "Users' connections that did not come to their home, by what was done with them",
+                &["outcome"],
+            )?,
+            hops: counters(
+                "clarion_hops_total",
+                "Requests that another node sent on, by whether its word about the client was taken",
                 &["outcome"],
             )?,
             accepts: AcceptMetrics::new(&counters(

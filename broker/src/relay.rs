@@ -7,6 +7,7 @@ mod carry;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use axum::{
     Json,
     body::Body,
@@ -22,42 +23,43 @@ use http::{
     request::Parts,
 };
 use http_body_util::{BodyDataStream, Empty};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use socket2::TcpKeepalive;
 use tokio::{net::TcpStream, time::timeout};
+use tokio_util::task::TaskTracker;
 
 use crate::{
-    admission::ProxyHeader,
+    admission::{HOP, Permit, ProxyHeader},
     answer::{Problem, problem},
     config::Pin,
     members::{Home, Peer},
-    node::{self, Node},
+    node::{self, Caller, Node},
 };
 
-/// Marks a relayed request and names the node that sent it on.
-pub const HOP: HeaderName = HeaderName::from_static("x-clarion-hop");
-
-/// Where the home finds the client's address; it believes it from the proxies that it trusts.
+/// Where the log of the home, and an older one for its limits, finds the client's address.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// How long reaching the home may take: it is in the same network, and the client waits.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long the home may take to answer: it makes the user's interests stand first.
-const ANSWER_TIMEOUT: Duration = limits::HANDSHAKE_TIMEOUT;
+/// How long the home may take to be reached and to give its first answer. It is in the same network and makes the user's
+/// interests stand first, which takes milliseconds; a home that is frozen accepts and never answers, and the client waits.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Finds out that a home's machine is gone, since the client's pings are answered by nobody then.
 const KEEP_ALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(limits::PING_INTERVAL).with_interval(Duration::from_secs(5)).with_retries(2);
 
-/// The answer of somebody else to a connection of this user; `None` where it is to be served here.
-pub async fn away(node: &Arc<Node>, head: &mut Parts, user: Option<&Uid>) -> Option<Response> {
-    let home = node.members.home(user?.as_str());
+/// The answer of somebody else to a connection of this caller; `None` where it is to be served here.
+///
+/// # Errors
+/// When this node carries as much as it may, or this user or address has as much carried.
+pub async fn away(node: &Arc<Node>, head: &mut Parts, caller: &Caller) -> Result<Option<Response>, Problem> {
+    let Some(user) = caller.identity.user.as_ref() else { return Ok(None) };
+    let home = node.members.home(user.as_str());
     node.members.arrived(&home);
-    let Home::At(home) = home else { return None };
+    let Home::At(home) = home else { return Ok(None) };
     if head.headers.contains_key(HOP) {
-        return None;
+        return Ok(None);
     }
     let (outcome, response) = match node.settings.pin {
         Pin::Serve => ("served", None),
@@ -65,17 +67,19 @@ pub async fn away(node: &Arc<Node>, head: &mut Parts, user: Option<&Uid>) -> Opt
             Some(response) => ("redirected", Some(response)),
             None => ("served", None),
         },
-        Pin::Relay => match relay(node, head, &home).await {
-            Ok(response) => ("relayed", Some(response)),
-            Err(error) => {
-                // Counted below; a line for each connection of a dead node would be a flood.
-                tracing::debug!(home = %home.node, error = format!("{error:#}"), "a user's home is unreachable; serving here");
-                ("unreachable", None)
+        Pin::Relay => {
+            match relay(node, head, &home, caller.address, node.admission.carry(Some(user), caller.address)?).await {
+                Ok(response) => ("relayed", Some(response)),
+                Err(error) => {
+                    // Counted below; a line for each connection of a dead node would be a flood.
+                    tracing::debug!(home = %home.node, error = format!("{error:#}"), "a user's home is unreachable; serving here");
+                    ("unreachable", None)
+                }
             }
-        },
+        }
     };
     node.metrics.strays.with_label_values(&[outcome]).inc();
-    response
+    Ok(response)
 }
 
 /// 307 to the same path and query at the home, where the client surely follows it: a WebSocket handshake of a program.
@@ -100,40 +104,57 @@ fn websocket_url(public: &str, target: &Uri) -> String {
 }
 
 /// Sends the request to the home and passes its answer on: a body as it comes, and after a 101 all bytes both ways.
-async fn relay(node: &Arc<Node>, head: &mut Parts, home: &Peer) -> anyhow::Result<Response> {
-    use anyhow::Context as _;
+async fn relay(
+    node: &Arc<Node>,
+    head: &mut Parts,
+    home: &Peer,
+    client: IpAddr,
+    place: Permit,
+) -> anyhow::Result<Response> {
     let address = home.advertise.as_deref().context("it advertises no address")?;
-    let socket = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.context("connecting took too long")??;
-    socket.set_nodelay(true)?;
-    socket2::SockRef::from(&socket).set_tcp_keepalive(&KEEP_ALIVE)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
-    // Ends by itself when both ends of the request are done or dropped.
-    node.tasks.spawn(connection.with_upgrades());
-    let request = request(node, head)?;
-    let answer = timeout(ANSWER_TIMEOUT, sender.send_request(request)).await.context("it did not answer in time")??;
+    let answer = first_answer(&node.tasks, address, request(node, head, home, client)?).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return carry::switch(node, head, answer).context("this connection cannot be upgraded");
+        return carry::switch(node, head, answer, place).context("this connection cannot be upgraded");
     }
     let (mut answer, body) = answer.into_parts();
     strip_hop_by_hop(&mut answer.headers);
-    let relayed = node.relays.enter();
+    let relayed = node.relays.enter(place);
     let body = BodyDataStream::new(body).take_until(async move { relayed.told_to_go().await });
     Ok(Response::from_parts(answer, Body::from_stream(body)))
 }
 
+/// What the home answers, if it does within [`PATIENCE`], all in all.
+async fn first_answer(
+    tasks: &TaskTracker,
+    address: &str,
+    request: http::Request<Empty<Bytes>>,
+) -> anyhow::Result<http::Response<Incoming>> {
+    let asking = async {
+        let socket = TcpStream::connect(address).await?;
+        socket.set_nodelay(true)?;
+        socket2::SockRef::from(&socket).set_tcp_keepalive(&KEEP_ALIVE)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
+        // Ends by itself when both ends of the request are done or dropped.
+        tasks.spawn(connection.with_upgrades());
+        anyhow::Ok(sender.send_request(request).await?)
+    };
+    timeout(PATIENCE, asking).await.context("it did not answer in time")?
+}
+
 /// The client's request as the home gets it.
-fn request(node: &Node, head: &Parts) -> anyhow::Result<http::Request<Empty<Bytes>>> {
+fn request(node: &Node, head: &Parts, home: &Peer, client: IpAddr) -> anyhow::Result<http::Request<Empty<Bytes>>> {
     let mut request = http::Request::new(Empty::new());
     *request.method_mut() = head.method.clone();
-    *request.uri_mut() = head.uri.path_and_query().map_or("/", |path| path.as_str()).parse()?;
+    let target: Uri = head.uri.path_and_query().map_or("/", |path| path.as_str()).parse()?;
     let headers = request.headers_mut();
     *headers = head.headers.clone();
     if !headers.contains_key(UPGRADE) {
         strip_hop_by_hop(headers);
     }
     headers.remove(CONTENT_LENGTH);
-    headers.insert(HOP, HeaderValue::from_str(node.settings.name.as_str())?);
+    node.hops.sign(headers, &home.node, client, &head.method, &target);
     add_forwarded(headers, node.settings.proxy_header, node::peer(head).ip())?;
+    *request.uri_mut() = target;
     Ok(request)
 }
 
@@ -198,6 +219,18 @@ mod tests {
             add_forwarded(&mut headers, kind, peer).unwrap();
             assert_eq!(headers[name], expected);
         }
+    }
+
+    /// Time stands still but for the timeout: a home whose kernel still accepts and whose process is frozen.
+    #[tokio::test(start_paused = true)]
+    async fn a_frozen_home_is_given_up_after_three_seconds() {
+        let frozen = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = frozen.local_addr().unwrap().to_string();
+        let request = http::Request::new(Empty::new());
+        let start = tokio::time::Instant::now();
+        let answer = first_answer(&TaskTracker::new(), &address, request).await;
+        assert!(answer.unwrap_err().to_string().contains("in time"));
+        assert_eq!(start.elapsed().as_secs(), 3);
     }
 
     #[test]

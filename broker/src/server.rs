@@ -29,7 +29,7 @@ use tokio_util::{
 
 use crate::{
     admin,
-    admission::Admission,
+    admission::{Admission, Hops},
     auth::Auth,
     config::Config,
     drain,
@@ -133,9 +133,10 @@ impl Parts {
             config.advertise.clone().filter(|_| !config.tls.is_on()),
             config.public_url.as_ref().map(|url| url.expose().as_str().trim_end_matches('/').to_owned()),
         );
+        let hops = Hops::new(config.node.clone())?;
         let members = Members::start(
             config.members.clone(),
-            Me { node: name, advertise, public_url },
+            Me { node: name, advertise, public_url, key: Some(hops.public_key()) },
             bus.clone(),
             internals,
             Arc::new(hub.clone()),
@@ -163,6 +164,7 @@ impl Parts {
             tasks: TaskTracker::new(),
             relays: Relays::new(),
             runtime: Handle::current(),
+            hops,
             ids: ConnectionIds::default(),
         });
         let (probe, drain) = (probe::Metrics::new(&registry)?, drain::Metrics::new(&registry)?);

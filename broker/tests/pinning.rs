@@ -8,6 +8,10 @@ use clarion_broker::config::{Config, Pin};
 use clarion_testkit::{Reply, SseClient, SseItem, WsClient, eventually, free_port, http, within};
 use nodes::{TestNode, cluster, token};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+};
 
 /// Three nodes that know each other's addresses, which must therefore be chosen before they listen.
 async fn pinned(pin: Pin) -> Vec<TestNode> {
@@ -148,6 +152,68 @@ async fn a_request_goes_one_hop_at_most() {
     let url = nodes[away].url(&format!("/me?token={}", token(user)));
     let _socket = WsClient::request(&url).header("x-clarion-hop", "node-x").connect().await.unwrap();
     assert!((held(&nodes[away]).await - 1.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_carries_is_within_its_limit() {
+    let nodes = cluster(3, |config| {
+        advertise(config, Pin::Relay);
+        config.limits.connections = 2;
+    })
+    .await;
+    let (user, home, away) = stray(&nodes).await;
+    let url = nodes[away].url(&format!("/me?token={}", token(user)));
+    let first = WsClient::connect(&url).await;
+    let _second = SseClient::connect(&url).await.unwrap();
+    let used = async |node: &TestNode| node.metrics().await.sum("clarion_admission_used");
+    assert_eq!((used(&nodes[away]).await, used(&nodes[home]).await), (2.0, 2.0));
+    assert_eq!(nodes[away].metrics().await.sum("clarion_carried_connections"), 2.0);
+    let third = WsClient::request(&url).connect().await.unwrap_err();
+    assert_eq!((third.status, third.headers.contains_key("retry-after")), (503, true), "{}", third.body);
+    assert!(third.body.contains("limits.connections"), "{}", third.body);
+    drop(first);
+    eventually("its place is free", async || WsClient::request(&url).connect().await.is_ok()).await;
+}
+
+/// An event stream of a client at this address of the machine, and the status of its answer.
+async fn stream_from(last: u8, node: &TestNode, path: &str, headers: &str) -> (TcpStream, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+    let mut stream = socket.connect(node.running.listen).await.unwrap();
+    let (host, accept) = (node.running.listen, "text/event-stream");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut line = [0; 12];
+    within("there is an answer", stream.read_exact(&mut line)).await.unwrap();
+    let status = std::str::from_utf8(&line).unwrap().strip_prefix("HTTP/1.1 ").unwrap().parse().unwrap();
+    (stream, status)
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_counts_the_address_that_the_first_node_saw() {
+    let nodes = cluster(3, |config| {
+        advertise(config, Pin::Relay);
+        config.limits.per_address = 1;
+    })
+    .await;
+    let (user, home, away) = stray(&nodes).await;
+    let path = format!("/me?token={}", token(user));
+    let mut held = Vec::new();
+    for last in 2..12 {
+        let (stream, status) = stream_from(last, &nodes[away], &path, "").await;
+        assert_eq!(status, 200, "127.0.0.{last} is the first from there");
+        held.push(stream);
+        let (_, status) = stream_from(last, &nodes[home], &path, "").await;
+        assert_eq!(status, 429, "the home knows that 127.0.0.{last} is here");
+    }
+    let hops = nodes[home].metrics().await;
+    assert_eq!(hops.sum_where("clarion_hops_total", "outcome=\"believed\""), 10.0);
+    // Who is no member is not believed, whatever he writes.
+    let claims = format!("x-clarion-hop: {}\r\nx-clarion-client: 1 198.51.100.7 AAAA\r\n", nodes[away].name());
+    for claims in [claims.as_str(), "x-forwarded-for: 198.51.100.7\r\n", "x-clarion-hop: x\r\n"] {
+        assert_eq!(stream_from(2, &nodes[home], &path, claims).await.1, 429, "{claims}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,6 +37,9 @@ pub struct Heartbeat {
     /// The URL at which clients reach this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_url: Option<String>,
+    /// The public key of what it says to other nodes of clients whom it carries, in base64 for URLs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Its share of the ring, 1 to 100.
     pub weight: u16,
     /// The identity of the ring that it sees, in hexadecimal.

@@ -141,6 +141,7 @@ async fn beat(bus: BusHandle) {
         instance: node.to_owned(),
         advertise: None,
         public_url: Some(format!("http://{node}")),
+        key: None,
         weight,
         ring: ring().identity().to_string(),
         leaving,

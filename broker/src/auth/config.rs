@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{key, origin::OriginRule, secret::Secret, web_url::WebUrl};
+use super::{Patterns, key, origin::OriginRule, secret::Secret, web_url::WebUrl};
 
 /// The secret with which tokens are signed in development mode. It is good nowhere else.
 pub const DEVELOPMENT_SECRET: &str = "development";
@@ -63,6 +63,9 @@ pub struct Config {
     /// of the broker's own host.
     #[schemars(with = "Vec<String>", example = ["https://example.com", "https://*.example.com"])]
     pub origins: Vec<OriginRule>,
+    /// Who may subscribe to patterns where a namespace does not say; it follows from the bus.
+    #[serde(skip)]
+    pub patterns: Patterns,
 }
 
 impl Default for Config {
@@ -82,6 +85,7 @@ impl Default for Config {
             cookie: None,
             api_keys: Vec::new(),
             origins: Vec::new(),
+            patterns: Patterns::default(),
         }
     }
 }

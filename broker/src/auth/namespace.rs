@@ -31,6 +31,24 @@ pub enum Publish {
     Anyone,
 }
 
+/// Who may subscribe to patterns that reach in here, of those who may subscribe. Each pattern costs a Redis a comparison for
+/// every message that anybody publishes there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Patterns {
+    /// Nobody.
+    Nobody,
+    /// The holders of an API key.
+    Backend,
+    /// Whoever has a token that names the pattern, or one over it, in `channels` or `subs`, and backends.
+    Token,
+    /// Whoever has a good token, and backends.
+    SignedIn,
+    /// Everybody.
+    #[default]
+    Anyone,
+}
+
 /// A channel prefix and its rules: for the channel of that name and all below it, unless a longer prefix says otherwise.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +62,10 @@ pub struct Namespace {
     /// Who may publish.
     #[serde(default = "backend")]
     pub publish: Publish,
+    /// Who of them may do so by patterns such as `orders/**`. Left out: on Redis whoever has a good token or an API key, on
+    /// NATS and in memory, where a pattern costs no more than a channel, everybody. In development mode only `nobody` counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patterns: Option<Patterns>,
     /// What happens to a client that reads too slowly.
     #[serde(default)]
     pub slow: SlowPolicy,
@@ -106,6 +128,7 @@ impl Serialize for Prefix {
 pub(super) struct Rule {
     pub(super) subscribe: Subscribe,
     pub(super) publish: Publish,
+    pub(super) patterns: Option<Patterns>,
     pub(super) slow: SlowPolicy,
 }
 
@@ -122,10 +145,13 @@ impl Rules {
     /// started to say who may what, so from then on everything unsaid is closed to strangers.
     pub(super) fn new(namespaces: Vec<Namespace>) -> Self {
         let subscribe = if namespaces.is_empty() { Subscribe::Anyone } else { Subscribe::SignedIn };
-        let unmatched = Rule { subscribe, publish: Publish::Backend, slow: SlowPolicy::default() };
+        let unmatched = Rule { subscribe, publish: Publish::Backend, patterns: None, slow: SlowPolicy::default() };
         let mut namespaces: Vec<(Prefix, Rule)> = namespaces
             .into_iter()
-            .map(|n| (n.prefix, Rule { subscribe: n.subscribe, publish: n.publish, slow: n.slow }))
+            .map(|namespace| {
+                let Namespace { prefix, subscribe, publish, patterns, slow } = namespace;
+                (prefix, Rule { subscribe, publish, patterns, slow })
+            })
             .collect();
         namespaces.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.as_str().len()));
         Self { namespaces, unmatched }

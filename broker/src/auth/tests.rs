@@ -17,15 +17,16 @@ static EDDSA: LazyLock<JwtKey> = LazyLock::new(JwtKey::eddsa);
 
 const SECRET: &str = "a secret of thirty-two bytes or so";
 
+#[derive(serde::Deserialize)]
+struct Namespaces {
+    #[serde(default)]
+    namespaces: Vec<Namespace>,
+}
+
 fn auth_with(auth: &str, namespaces: &str) -> Arc<Auth> {
-    #[derive(serde::Deserialize)]
-    struct File {
-        #[serde(default)]
-        namespaces: Vec<Namespace>,
-    }
     let config: Config = toml::from_str(auth).unwrap();
     assert_eq!(config.mistakes(), []);
-    let file: File = toml::from_str(namespaces).unwrap();
+    let file: Namespaces = toml::from_str(namespaces).unwrap();
     Auth::new(&config, file.namespaces, false, &Registry::new()).unwrap()
 }
 
@@ -289,12 +290,81 @@ fn subscribing_follows_the_rules_of_everything_that_is_matched() {
         (&without, &nobody, "users/**", Err("users_pattern")),
         (&without, &nobody, "users", Ok(())),
     ] {
-        let answer = auth.may_subscribe(who, &Interest::parse(interest).unwrap());
+        let answer = auth.may_subscribe(who, false, &Interest::parse(interest).unwrap());
         assert_eq!(answer.map(|_| ()).map_err(AuthError::code), expected, "{interest} {who:?}");
     }
-    let policy = |interest: &str| with.may_subscribe(&user, &Interest::parse(interest).unwrap()).unwrap();
+    let policy = |interest: &str| with.may_subscribe(&user, false, &Interest::parse(interest).unwrap()).unwrap();
     assert_eq!(policy("open/x").slow, SlowPolicy::Latest);
     assert_eq!(policy("open/club/x").slow, SlowPolicy::Disconnect);
+}
+
+#[test]
+fn patterns_have_a_rule_of_their_own() {
+    let namespaces = r#"
+        [[namespaces]]
+        prefix = "a"
+        subscribe = "anyone"
+        patterns = "anyone"
+        [[namespaces]]
+        prefix = "a/closed"
+        subscribe = "anyone"
+        patterns = "nobody"
+        [[namespaces]]
+        prefix = "b"
+        subscribe = "anyone"
+        patterns = "backend"
+        [[namespaces]]
+        prefix = "t"
+        subscribe = "anyone"
+        patterns = "token"
+        [[namespaces]]
+        prefix = "silent"
+        subscribe = "anyone"
+    "#;
+    let names: Namespaces = toml::from_str(namespaces).unwrap();
+    let on = |patterns| {
+        let config = Config { patterns, ..toml::from_str(&format!("jwt_secret = '{SECRET}'")).unwrap() };
+        Auth::new(&config, names.namespaces.clone(), false, &Registry::new()).unwrap()
+    };
+    let (redis, nats) = (on(Patterns::SignedIn), on(Patterns::Anyone));
+    let (nobody, user, granted) = (who(None, &[]), who(Some("42"), &[]), who(Some("42"), &["t/x/**"]));
+    for (auth, who, backend, interest, expected) in [
+        (&redis, &nobody, false, "a/x/**", Ok(())),
+        (&redis, &user, true, "a/closed/*", Err("patterns_not_allowed")),
+        (&redis, &nobody, false, "a/closed/x", Ok(())),
+        (&redis, &user, false, "a/**", Err("patterns_not_allowed")),
+        (&redis, &nobody, false, "b/*", Err("api_key_required")),
+        (&redis, &user, false, "b/*", Err("patterns_not_allowed")),
+        (&redis, &nobody, true, "b/*", Ok(())),
+        (&redis, &nobody, false, "b/x", Ok(())),
+        (&redis, &nobody, false, "t/*", Err("token_required")),
+        (&redis, &user, false, "t/*", Err("patterns_not_allowed")),
+        (&redis, &granted, false, "t/x/*", Ok(())),
+        (&redis, &granted, false, "t/**", Err("patterns_not_allowed")),
+        (&redis, &nobody, true, "t/**", Ok(())),
+        (&redis, &nobody, false, "silent/*", Err("token_required")),
+        (&redis, &user, false, "silent/*", Ok(())),
+        (&redis, &nobody, true, "silent/*", Ok(())),
+        (&redis, &user, false, "users/42/**", Ok(())),
+        (&nats, &nobody, false, "silent/*", Ok(())),
+        (&nats, &nobody, false, "b/*", Err("api_key_required")),
+    ] {
+        let answer = auth.may_subscribe(who, backend, &Interest::parse(interest).unwrap());
+        assert_eq!(answer.map(|_| ()).map_err(AuthError::code), expected, "{interest} {who:?} {backend}");
+    }
+}
+
+#[test]
+fn asking_whether_is_no_failure() {
+    let registry = Registry::new();
+    let config: Config = toml::from_str(&format!("jwt_secret = '{SECRET}'")).unwrap();
+    let auth = Auth::new(&config, Vec::new(), false, &registry).unwrap();
+    let (nobody, news) = (who(None, &[]), Channel::parse("news").unwrap());
+    assert!(!auth.could_publish(&nobody, false, &news) && auth.could_publish(&nobody, true, &news));
+    let failures = || registry.gather().iter().map(|family| family.get_metric().len()).sum::<usize>();
+    assert_eq!(failures(), 0);
+    assert!(auth.may_publish(&nobody, false, &news).is_err());
+    assert_eq!(failures(), 1);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{fmt::Display, net::SocketAddr};
 use tracing_subscriber::EnvFilter;
 
 use super::{Config, Pin, Problem};
-use crate::auth::{Namespace, Publish, Secret, Subscribe};
+use crate::auth::{Namespace, Patterns, Publish, Secret, Subscribe};
 
 /// Collects what is found.
 pub(super) struct Judge<'a> {
@@ -157,6 +157,13 @@ fn needs_tokens(namespace: &Namespace, key: &impl Fn(&str) -> String, judge: &mu
     if namespace.subscribe != Subscribe::Anyone {
         let expected = "a token key: without one nobody can be signed in, so nobody could subscribe";
         judge.found(&key("subscribe"), shown(namespace.subscribe), expected, remedy);
+    }
+    if let Some(patterns @ (Patterns::SignedIn | Patterns::Token)) = namespace.patterns {
+        let shown = if patterns == Patterns::Token { "token" } else { "signed_in" };
+        let expected = "a token key: without one nobody can be signed in";
+        let remedy =
+            "set CLARION_JWT_SECRET, CLARION_JWKS_URL or auth.public_keys; or let it be for `backend` or `anyone`";
+        judge.found(&key("patterns"), shown, expected, remedy);
     }
     if namespace.publish == Publish::SignedIn {
         judge.found(&key("publish"), "signed_in", "a token key: without one nobody can be signed in", remedy);

@@ -20,17 +20,40 @@ pub struct Limits {
     pub queue: ByteSize,
     /// Threads that own sockets; 0 is one per core: more would only take turns, fewer leave cores idle.
     pub shards: usize,
-    /// Channels of one connection.
+    /// Channels of one connection, patterns included.
     pub channels_per_connection: usize,
-    /// Connections of this node; 0 is no limit.
+    /// Distinct channels that one address hears at this node; 0 is no limit.
+    pub channels_per_address: u32,
+    /// Distinct channels that this node hears; 0 is no limit. Each is a subscription at the bus's server (0.2 KB at a Redis).
+    pub channels: u32,
+    /// Patterns of one connection, such as `orders/**`; 0 is no limit. A page has a handful.
+    pub patterns_per_connection: u32,
+    /// Distinct patterns that one address hears at this node; 0 is no limit.
+    pub patterns_per_address: u32,
+    /// Distinct patterns that this node hears; 0 is no limit. Left out, it is 256 on Redis, which compares every message that
+    /// anybody publishes with every pattern, and no limit on NATS and in memory. Three nodes with 256 others each leave
+    /// one Redis some 150,000 messages a second.
+    pub patterns: Option<u32>,
+    /// Connections of this node, those included that it carries to others; 0 is no limit.
     pub connections: u32,
     /// Connections of one user at this node; 0 is no limit.
     pub per_user: u32,
-    /// Connections of one address at this node; 0 is no limit.
+    /// Connections of one address at this node; 0 is no limit. IPv6 addresses count by /64, which is what one customer gets:
+    /// all in `2001:db8:1:2::/64` are one.
     pub per_address: u32,
     /// New connections a second, and as many at once after a quiet second; 0 is no limit. A core greets some thousands
     /// a second with their tokens checked, and those who are already here must not wait for it.
     pub accepts_per_second: u32,
+    /// Requests for a connection that one address may make in a second, and as many at once; 0 is no limit.
+    pub handshakes_per_address: u32,
+    /// Tokens and API keys that are not good, of one address in a minute; 0 is no limit. Then all that it shows are refused
+    /// unseen for a while, also good ones of others behind the same address.
+    pub failures_per_address: u32,
+    /// Messages that one connection may publish in a second, and as many at once; 0 is no limit. What comes faster waits.
+    pub publishes_per_connection: u32,
+    /// Messages that one user may publish at this node in a second, by connections and requests; 0 is no limit. Backends
+    /// are not counted.
+    pub publishes_per_user: u32,
     /// How long a client may take to send its request head.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Duration")]
@@ -53,10 +76,19 @@ impl Default for Limits {
             queue: ByteSize(4 << 20),
             shards: 0,
             channels_per_connection: limits::CHANNELS_PER_CONNECTION,
+            channels_per_address: 0,
+            channels: 0,
+            patterns_per_connection: 16,
+            patterns_per_address: 0,
+            patterns: None,
             connections: 0,
             per_user: 0,
             per_address: 0,
             accepts_per_second: 5_000,
+            handshakes_per_address: 0,
+            failures_per_address: 0,
+            publishes_per_connection: 0,
+            publishes_per_user: 0,
             handshake: limits::HANDSHAKE_TIMEOUT,
             ping: limits::PING_INTERVAL,
             pong: limits::PONG_TIMEOUT,

@@ -19,7 +19,7 @@ pub(super) async fn enter(node: &Arc<Node>, request: Request, wanted: Wanted, do
     if head.method == Method::HEAD {
         let caller = node.caller(&head).await?;
         for interest in wanted.interests(&caller)? {
-            node.auth.may_subscribe(&caller.identity, &interest)?;
+            node.may_subscribe(&caller, &interest)?;
         }
         return Ok(answer::event_stream(Body::empty()));
     }

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -10,9 +11,9 @@ use clarion_hub::{
     Answer, Attention, ConnectionKey, Voice,
     frame::{Kind, Opcode, encode},
 };
-use clarion_protocol::{Channel, Publication};
+use clarion_protocol::{Channel, Publication, Uid};
 
-use crate::{ingress::Via, node::Node};
+use crate::{admission::Pace, ingress::Via, node::Node};
 
 /// What every client may say, as text, to see whether the connection lives.
 const PING: &[u8] = b"ping";
@@ -47,15 +48,15 @@ impl Publisher {
     }
 }
 
-impl Voice for Publisher {
-    fn message(&mut self, from: ConnectionKey, kind: Kind, payload: Cow<'_, [u8]>) -> Answer {
-        if let Some(answer) = answer_to_ping(kind, &payload) {
-            return answer;
-        }
-        let Some(node) = self.node.upgrade() else { return Answer::Ignore };
+impl Publisher {
+    /// Publishes a message after a pause, and then has the hub read on.
+    fn publish(&self, node: Arc<Node>, pause: Duration, from: ConnectionKey, payload: Cow<'_, [u8]>) -> Answer {
         let publication = Publication::raw(self.channel.clone(), Bytes::from(payload.into_owned()));
         let runtime = node.runtime.clone();
         runtime.spawn(async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
             // Counted by outcome in there. A WebSocket has no answer to a single message, so the client is not told.
             if let Err(problem) = node.publish(Via::WebSocket, publication).await {
                 tracing::debug!(code = problem.code(), "a client's message was not published");
@@ -63,6 +64,41 @@ impl Voice for Publisher {
             node.hub.resume(from);
         });
         Answer::Pause
+    }
+}
+
+impl Voice for Publisher {
+    fn message(&mut self, from: ConnectionKey, kind: Kind, payload: Cow<'_, [u8]>) -> Answer {
+        if let Some(answer) = answer_to_ping(kind, &payload) {
+            return answer;
+        }
+        let Some(node) = self.node.upgrade() else { return Answer::Ignore };
+        self.publish(node, Duration::ZERO, from, payload)
+    }
+}
+
+/// The same where publishing has a rate. A message that comes too early waits, and with it all that its client sends after
+/// it: nothing is lost, and the client feels it as back-pressure.
+pub(super) struct PacedPublisher {
+    publisher: Publisher,
+    user: Option<Uid>,
+    pace: Pace,
+}
+
+impl PacedPublisher {
+    pub(super) fn new(publisher: Publisher, user: Option<Uid>) -> Self {
+        Self { publisher, user, pace: Pace::default() }
+    }
+}
+
+impl Voice for PacedPublisher {
+    fn message(&mut self, from: ConnectionKey, kind: Kind, payload: Cow<'_, [u8]>) -> Answer {
+        if let Some(answer) = answer_to_ping(kind, &payload) {
+            return answer;
+        }
+        let Some(node) = self.publisher.node.upgrade() else { return Answer::Ignore };
+        let pause = node.admission.publish_up(&mut self.pace, self.user.as_ref());
+        self.publisher.publish(node, pause, from, payload)
     }
 }
 

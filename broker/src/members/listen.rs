@@ -257,6 +257,7 @@ fn peer_of(me: &Me, instance: &str, config: &Config) -> Peer {
         instance: instance.to_owned(),
         advertise: me.advertise.clone(),
         public_url: me.public_url.clone(),
+        key: me.key.clone(),
         weight: config.weight,
         ring: String::new(),
         connections: 0,

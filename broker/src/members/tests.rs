@@ -72,7 +72,7 @@ fn uid(uid: &str) -> Uid {
 
 fn me(name: &str) -> Me {
     let advertise = Some(format!("{name}:8000"));
-    Me { node: NodeName::parse(name).unwrap(), advertise, public_url: None }
+    Me { node: NodeName::parse(name).unwrap(), advertise, public_url: None, key: None }
 }
 
 fn start(server: &Server, name: &str) -> Node {

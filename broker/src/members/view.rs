@@ -75,6 +75,9 @@ pub struct Peer {
     pub advertise: Option<String>,
     /// The URL at which clients reach it.
     pub public_url: Option<String>,
+    /// What its words about clients are judged by.
+    #[serde(skip)]
+    pub key: Option<String>,
     /// Its share of the ring.
     pub weight: u16,
     /// The identity of the ring that it sees.
@@ -88,15 +91,28 @@ pub struct Peer {
 impl Peer {
     /// Takes what a heartbeat tells; `None` when its weight is none, which would make no ring.
     pub(super) fn of(heartbeat: Heartbeat) -> Option<Self> {
-        let Heartbeat { node, instance, advertise, public_url, weight, ring, connections, version, .. } = heartbeat;
-        let peer = Self { node, instance, advertise, public_url, weight, ring, connections, version };
+        let Heartbeat { node, instance, advertise, public_url, key, weight, ring, connections, version, .. } =
+            heartbeat;
+        let peer = Self { node, instance, advertise, public_url, key, weight, ring, connections, version };
         (1..=MAX_WEIGHT).contains(&weight).then_some(peer)
     }
 
     /// How it says this itself.
     pub(super) fn heartbeat(&self, leaving: bool, disconnects: u64) -> Heartbeat {
-        let Self { node, instance, advertise, public_url, weight, ring, connections, version } = self.clone();
-        Heartbeat { node, instance, advertise, public_url, weight, ring, leaving, connections, disconnects, version }
+        let Self { node, instance, advertise, public_url, key, weight, ring, connections, version } = self.clone();
+        Heartbeat {
+            node,
+            instance,
+            advertise,
+            public_url,
+            key,
+            weight,
+            ring,
+            leaving,
+            connections,
+            disconnects,
+            version,
+        }
     }
 
     pub(super) fn member(&self) -> Member {

@@ -7,6 +7,8 @@ use std::sync::{
 
 use tokio::sync::Semaphore;
 
+use crate::admission::Permit;
+
 /// Counts relayed connections and tells them to go, so many at a time. Cheap to clone.
 #[derive(Clone)]
 pub struct Relays(Arc<Shared>);
@@ -23,10 +25,10 @@ impl Relays {
         Self(Arc::new(Shared { open: AtomicUsize::new(0), goodbyes: Semaphore::new(0) }))
     }
 
-    /// Counts one more, until the value is dropped.
-    pub fn enter(&self) -> Relayed {
+    /// Counts one more, until the value is dropped, and its place among all connections with it.
+    pub fn enter(&self, place: Permit) -> Relayed {
         self.0.open.fetch_add(1, Ordering::Relaxed);
-        Relayed(self.clone())
+        Relayed { relays: self.clone(), _place: place }
     }
 
     /// How many there are.
@@ -48,12 +50,16 @@ impl Default for Relays {
 }
 
 /// One relayed connection.
-pub struct Relayed(Relays);
+pub struct Relayed {
+    relays: Relays,
+    /// It holds sockets of this node as any other connection does.
+    _place: Permit,
+}
 
 impl Relayed {
     /// Waits until this connection is to go. Cancel safe.
     pub async fn told_to_go(&self) {
-        match self.0.0.goodbyes.acquire().await {
+        match self.relays.0.goodbyes.acquire().await {
             Ok(permit) => permit.forget(),
             // The semaphore is never closed.
             Err(_) => std::future::pending().await,
@@ -63,18 +69,22 @@ impl Relayed {
 
 impl Drop for Relayed {
     fn drop(&mut self) {
-        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.relays.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use prometheus::Registry;
+
     use super::*;
+    use crate::admission::{self, Admission};
 
     #[tokio::test]
     async fn so_many_are_told_to_go() {
         let relays = Relays::new();
-        let all = [relays.enter(), relays.enter(), relays.enter()];
+        let admission = Admission::new(&admission::Config::default(), &Registry::new()).unwrap();
+        let all = [1, 2, 3].map(|client| relays.enter(admission.carry(None, [10, 0, 0, client].into()).unwrap()));
         assert_eq!(relays.open(), 3);
         relays.close_some(2);
         all[0].told_to_go().await;

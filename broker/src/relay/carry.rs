@@ -16,7 +16,10 @@ use hyper_util::rt::TokioIo;
 use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
-use crate::node::{Node, Relayed};
+use crate::{
+    admission::Permit,
+    node::{Node, Relayed},
+};
 
 /// Bytes on their way at once, for each direction: a few messages.
 const BUFFER: usize = 8 * 1024;
@@ -28,13 +31,18 @@ type Reader = ReadHalf<TokioIo<Upgraded>>;
 type Writer = WriteHalf<TokioIo<Upgraded>>;
 
 /// The home's 101 for the client; the bytes follow it. `None` when the client's connection cannot be upgraded.
-pub(super) fn switch(node: &Arc<Node>, head: &mut Parts, answer: http::Response<Incoming>) -> Option<Response> {
+pub(super) fn switch(
+    node: &Arc<Node>,
+    head: &mut Parts,
+    answer: http::Response<Incoming>,
+    place: Permit,
+) -> Option<Response> {
     let client = head.extensions.remove::<OnUpgrade>()?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = answer.status();
     *response.headers_mut() = answer.headers().clone();
     let home = hyper::upgrade::on(answer);
-    let relayed = node.relays.enter();
+    let relayed = node.relays.enter(place);
     node.tasks.spawn(async move {
         // Either side may be gone before the handshake is through; there is nobody to tell.
         let (Ok(client), Ok(home)) = tokio::join!(client, home) else { return };

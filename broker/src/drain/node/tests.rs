@@ -45,7 +45,7 @@ fn node(server: &Server) -> (Node, BusHandle) {
     let bus: BusHandle = Arc::new(server.attach(&BusConfig::default(), Arc::new(deliverer)));
     returns.wire(&bus);
     let ingress = Ingress::new(bus.clone(), ingress::Config::default(), &metrics, &registry).unwrap();
-    let me = Me { node: NodeName::parse("a").unwrap(), advertise: None, public_url: None };
+    let me = Me { node: NodeName::parse("a").unwrap(), advertise: None, public_url: None, key: None };
     let metrics = members::Metrics::new(&registry).unwrap();
     let members =
         Members::start(members::Config::default(), me, bus.clone(), internals, Arc::new(hub.clone()), metrics);
