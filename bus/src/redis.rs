@@ -7,6 +7,7 @@ mod dial;
 mod intake;
 mod link;
 mod publish;
+mod role;
 mod shards;
 mod target;
 mod wire;
@@ -78,7 +79,7 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
         reconnect_max: config.reconnect_max,
         links: config.link_runtime(),
     });
-    let publisher = Arc::new(Publisher::start(url, config, &credentials, sharded));
+    let publisher = Arc::new(Publisher::new(url, config, &credentials, sharded, shared.rebuild.clone()));
     let redis = Redis {
         shared,
         publisher,
@@ -88,7 +89,8 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
     };
     redis.shared.lanes.lock().insert(PUBLISHER, Lane { state: Link::Down(None), echo: None });
     let (publisher, shared, stop) = (redis.publisher.clone(), redis.shared.clone(), redis.stop.clone());
-    redis.tasks.spawn(async move { publisher.watch(stop, |state| shared.report(PUBLISHER, state)).await });
+    let target = Target::new(url, credentials.clone());
+    redis.tasks.spawn(async move { publisher.watch(target, stop, |state| shared.report(PUBLISHER, state)).await });
     if sharded {
         redis.shared.lanes.lock().insert(TOPOLOGY, Lane { state: Link::Down(None), echo: None });
         let (shared, tasks, stop) = (redis.shared.clone(), redis.tasks.clone(), redis.stop.clone());
@@ -265,7 +267,6 @@ impl Bus for Redis {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.publisher.close().await;
     }
 }
 

@@ -47,14 +47,20 @@ impl Table {
         missed
     }
 
+    /// Whether the answer to this attempt is still waited for. Whoever wanted it may have gone meanwhile, and then the server has
+    /// been told to give it up: to ask again would leave a subscription there that nobody counts.
+    pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
+        self.at(ticket).is_some_and(|part| part.state == State::Asked)
+    }
+
     /// The server has refused a subscription. Returns whether it had stood until now.
-    pub(crate) fn refuse(&mut self, ticket: Ticket, reason: &str) -> bool {
+    pub(crate) fn refuse(&mut self, ticket: Ticket, error: &SubscribeError) -> bool {
         let Some(part) = self.at(ticket) else { return false };
         let (stood, ids) = (part.resuming, part.ids);
         self.get_mut(ticket.slot).missed |= stood;
         self.settle(ticket.slot, State::Refused);
         for id in ids {
-            self.answer(id, &Err(SubscribeError::Refused(reason.to_owned())));
+            self.answer(id, &Err(error.clone()));
         }
         stood
     }
