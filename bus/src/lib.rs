@@ -3,6 +3,7 @@
 //! A bus carries opaque messages and knows nothing of sockets. It takes publications, and hands what its server
 //! sends for the node's interests to the [`Sink`] it was started with, in the order of the bus.
 
+mod apart;
 mod backoff;
 mod bus_url;
 mod config;

@@ -7,7 +7,10 @@
 use std::{collections::VecDeque, time::Duration};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::{net::lookup_host, time::sleep};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::sleep,
+};
 
 use crate::HostPort;
 
@@ -51,6 +54,15 @@ where
 pub(crate) async fn resolve(server: &HostPort) -> std::io::Result<Vec<std::net::SocketAddr>> {
     let addresses: Vec<_> = lookup_host((server.host.as_str(), server.port)).await?.collect();
     if addresses.is_empty() { Err(std::io::Error::other("the name has no address")) } else { Ok(addresses) }
+}
+
+/// A connection to the first of a server's addresses that takes one.
+///
+/// # Errors
+/// The name's, or the one that came first.
+pub(crate) async fn connect(server: &HostPort) -> std::io::Result<TcpStream> {
+    let connected = race(resolve(server).await?, TcpStream::connect).await;
+    connected.expect("a name that is resolved has an address")
 }
 
 #[cfg(test)]

@@ -164,12 +164,13 @@ fn length(input: &[u8], at: usize) -> Result<Option<(usize, usize)>, NotResp> {
 }
 
 fn reply(input: &[u8]) -> Result<Step, NotResp> {
+    let resp3 = || decode_range_3(input).map(|read| read.map(|(frame, end)| (Reply::of_3(input, &frame), end)));
+    let resp2 = || decode_range(input).map(|read| read.map(|(frame, end)| (Reply::of(input, &frame), end)));
     let decoded = match input.first() {
-        // What only RESP3 has; all else is the same in both.
-        Some(b'>' | b'%' | b'~' | b'_' | b'#' | b',' | b'(' | b'=' | b'!' | b'|') => {
-            decode_range_3(input).map(|read| read.map(|(frame, end)| (Reply::of_3(input, &frame), end)))
-        }
-        _ => decode_range(input).map(|read| read.map(|(frame, end)| (Reply::of(input, &frame), end))),
+        // What only RESP3 has.
+        Some(b'>' | b'%' | b'~' | b'_' | b'#' | b',' | b'(' | b'=' | b'!' | b'|') => resp3(),
+        // It may also have such a thing within what both have; what stands for nothing in RESP2 is no RESP3.
+        _ => resp2().or_else(|_| resp3()),
     };
     match decoded {
         Ok(Some((reply, end))) => Ok(Step::Reply { reply, end }),
@@ -344,6 +345,8 @@ mod tests {
             (":7\r\n", Reply::Number(7)),
             ("$-1\r\n", Reply::Null),
             ("_\r\n", Reply::Null),
+            ("*-1\r\n", Reply::Null),
+            ("*2\r\n:1\r\n%0\r\n", Reply::Array(vec![Reply::Number(1), Reply::Map(Vec::new())])),
             (
                 "%1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n",
                 Reply::Map(vec![Reply::Bytes(b"role".to_vec()), Reply::Bytes(b"master".to_vec())]),
