@@ -213,6 +213,11 @@ impl From<AcquireError> for Problem {
     fn from(error: AcquireError) -> Self {
         match error {
             AcquireError::Refused(reason) => problem(StatusCode::FORBIDDEN, "bus_refused", reason),
+            AcquireError::NotNow(reason) => Self::overloaded(
+                "bus_unavailable",
+                format!("the bus does not take this subscription now; try again ({reason})"),
+                jittered(RETRY_AFTER_BUS),
+            ),
             AcquireError::Unavailable => Self::no_bus(),
         }
     }

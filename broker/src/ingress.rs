@@ -225,6 +225,9 @@ pub enum AcquireError {
     /// The bus never will, and why: this kind of bus has no such thing, or its server forbids it.
     #[error("{0}")]
     Refused(String),
+    /// Not now, and why: the bus's server has too much, or is not ready.
+    #[error("{0}")]
+    NotNow(String),
     /// Not now: the bus is not connected or did not answer in time.
     #[error("the bus is not available")]
     Unavailable,
@@ -234,6 +237,7 @@ impl From<SubscribeError> for AcquireError {
     fn from(error: SubscribeError) -> Self {
         match error {
             SubscribeError::Refused(reason) => Self::Refused(reason),
+            SubscribeError::NotNow(reason) => Self::NotNow(reason),
             SubscribeError::Closed => Self::Unavailable,
         }
     }

@@ -161,6 +161,7 @@ impl Questions {
 fn refused(error: SubscribeError) -> PublishError {
     match error {
         SubscribeError::Refused(reason) => PublishError::Refused(reason),
+        SubscribeError::NotNow(reason) => PublishError::NotTaken(reason),
         SubscribeError::Closed => PublishError::NotTaken("the bus is closed".to_owned()),
     }
 }

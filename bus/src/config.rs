@@ -40,6 +40,9 @@ pub struct BusConfig {
     /// NATS: a file with an nkey seed.
     #[schemars(example = "/etc/clarion/clarion.nk")]
     pub nats_nkey_file: Option<PathBuf>,
+    /// NATS: whether servers that a server of `bus.url` tells of are tried as well. `false` where they advertise addresses
+    /// that only they reach, such as those of a network of their own.
+    pub nats_advertised: bool,
     /// How long one attempt to connect may take: several round trips around the world, TLS included.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Duration")]
@@ -78,6 +81,7 @@ impl Default for BusConfig {
             key_file: None,
             nats_creds_file: None,
             nats_nkey_file: None,
+            nats_advertised: true,
             connect_timeout: Duration::from_secs(5),
             command_timeout: Duration::from_secs(5),
             reconnect_max: Duration::from_secs(5),

@@ -3,12 +3,15 @@
 //! A bus carries opaque messages and knows nothing of sockets. It takes publications, and hands what its server
 //! sends for the node's interests to the [`Sink`] it was started with, in the order of the bus.
 
+mod apart;
 mod ask;
 mod backoff;
 mod bus_url;
 mod config;
 pub mod memory;
 mod nats;
+mod race;
+mod refusal;
 mod redis;
 mod table;
 mod tls;
@@ -103,7 +106,7 @@ pub trait Bus: Send + Sync + 'static {
     /// While the link is down this waits for it, so callers bound the time. Cancel safe: a dropped call leaves no reference.
     ///
     /// # Errors
-    /// [`SubscribeError::Refused`] when this bus or its server never will.
+    /// [`SubscribeError::Refused`] when this bus or its server never will, [`SubscribeError::NotNow`] when that passes.
     async fn subscribe(&self, topic: &Topic) -> Result<InterestId, SubscribeError>;
 
     /// Gives one reference back. With the last one the interest goes, at once; what is in flight for it is dropped.
@@ -203,6 +206,9 @@ pub enum SubscribeError {
     /// It never will as things are: the server forbids it, or this kind of bus has no such thing.
     #[error("the bus refuses this subscription: {0}")]
     Refused(String),
+    /// Not now, and without anybody's doing later: the server has too much, or is not ready. Trying again makes sense.
+    #[error("the bus does not take this subscription now: {0}")]
+    NotNow(String),
     /// The bus was closed.
     #[error("the bus is closed")]
     Closed,

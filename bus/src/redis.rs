@@ -9,6 +9,7 @@ mod link;
 #[cfg(test)]
 mod model;
 mod publish;
+mod role;
 mod shards;
 mod target;
 mod wire;
@@ -62,7 +63,7 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
     let credentials = credentials(url, config)?;
     let shared = Arc::new(Shared::new(config, sink));
     let sharded = shared.sharded;
-    let publisher = Arc::new(Publisher::start(url, config, &credentials, sharded));
+    let publisher = Arc::new(Publisher::new(url, config, &credentials, sharded, shared.rebuild.clone()));
     let redis = Redis {
         shared,
         publisher,
@@ -72,7 +73,8 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
     };
     redis.shared.lanes.lock().insert(PUBLISHER, Lane { state: Link::Down(None), echo: None });
     let (publisher, shared, stop) = (redis.publisher.clone(), redis.shared.clone(), redis.stop.clone());
-    redis.tasks.spawn(async move { publisher.watch(stop, |state| shared.report(PUBLISHER, state)).await });
+    let target = Target::new(url, credentials.clone());
+    redis.tasks.spawn(async move { publisher.watch(target, stop, |state| shared.report(PUBLISHER, state)).await });
     if sharded {
         redis.shared.lanes.lock().insert(TOPOLOGY, Lane { state: Link::Down(None), echo: None });
         let (shared, tasks, stop) = (redis.shared.clone(), redis.tasks.clone(), redis.stop.clone());
@@ -300,7 +302,6 @@ impl Bus for Redis {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.publisher.close().await;
     }
 }
 

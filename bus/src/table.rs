@@ -207,7 +207,7 @@ impl Table {
         };
         let (reach, side) = self.first(depth)?;
         if self.parts.len() >= MAX_PARTS - 2 && self.free.len() < 2 {
-            return Err(SubscribeError::Refused(format!("this node has {MAX_PARTS} subscriptions already")));
+            return Err(SubscribeError::NotNow(format!("this node has {MAX_PARTS} subscriptions already")));
         }
         let slot = self.part(&base, reach);
         let part = self.get_mut(slot);

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may say so anywhere")]
 
+#[path = "redis/acl.rs"]
+mod acl;
 #[path = "redis/backend.rs"]
 mod backend;
 mod conformance;
+#[path = "redis/role.rs"]
+mod role;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -108,6 +112,13 @@ impl Rig for Standalone {
     }
 }
 
+/// A node that goes to a server of whatever kind.
+fn node_of(url: &str) -> Node {
+    let heard = Arc::new(Recorder::default());
+    let config = BusConfig { url: url.parse().unwrap(), ..BusConfig::default() };
+    Node { bus: clarion_bus::connect(&config, heard.clone()).unwrap(), heard }
+}
+
 mod standalone {
     use super::{Standalone, conformance};
 
@@ -206,4 +217,20 @@ async fn a_dead_server_is_told_of_at_once() {
     }
     rig.restart().await;
     eventually("it is taken again", async || node.bus.publish(message("a", "after")).await.is_ok()).await;
+}
+
+/// Whoever may publish can write any name, and a pattern matches it: no node loses its link, or its memory, to one.
+#[tokio::test]
+async fn a_name_that_no_channel_has_is_passed_over() {
+    let rig = Standalone::start().await;
+    let node = Node::up(&rig).await;
+    node.subscribe("a/*").await;
+    let name = format!("a/{}", "x".repeat(300_000));
+    rig.backend(&name, &[b'y'; 200_000]).await;
+    rig.backend(&name, b"short").await;
+    rig.backend("a/b", b"after").await;
+    node.heard.wait_count(1).await;
+    assert_eq!(node.heard.texts(), ["after"]);
+    let stats = node.bus.stats();
+    assert_eq!((stats.foreign, stats.reconnects, node.heard.gaps()), (2, 0, 0));
 }

@@ -130,11 +130,12 @@ impl RedisServer {
         Ok(process)
     }
 
-    /// The last word has a connection: the server answers, be it that it wants a password.
+    /// The last word has a connection: the server answers, be it that it wants a password or forbids to be asked.
     async fn ready(&self) -> Result<()> {
         let answer = within("redis-server answers", run(self.command(&["PING"], false))).await;
         let text = answer.unwrap_or_else(|error| format!("{error:#}"));
-        ensure!(text.contains("PONG") || text.contains("NOAUTH"), "redis-server answers PING with {text}");
+        let answers = ["PONG", "NOAUTH", "NOPERM"].iter().any(|word| text.contains(word));
+        ensure!(answers, "redis-server answers PING with {text}");
         Ok(())
     }
 

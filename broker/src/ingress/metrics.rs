@@ -110,7 +110,7 @@ impl Metrics {
         match result {
             Ok(_) => self.acquired.inc(),
             Err(AcquireError::Refused(_)) => self.acquire_refused.inc(),
-            Err(AcquireError::Unavailable) => self.acquire_unavailable.inc(),
+            Err(AcquireError::NotNow(_) | AcquireError::Unavailable) => self.acquire_unavailable.inc(),
         }
     }
 }

@@ -39,10 +39,16 @@ pub(super) fn alone(me: &Me, instance: &str, config: &Config) -> View {
 pub(super) async fn subscribe(shared: &Shared) -> Result<(), Option<MembersError>> {
     let own = control::subject_of(&shared.instance).expect("a UUID is a valid token");
     for subject in [control::subject(control::MEMBERS), control::subject(control::CONTROL), own] {
-        match shared.bus.subscribe(&Topic::Internal(subject.clone())).await {
-            Ok(_) => {}
-            Err(SubscribeError::Refused(reason)) => return Err(Some(MembersError::Refused { subject, reason })),
-            Err(SubscribeError::Closed) => return Err(None),
+        loop {
+            match shared.bus.subscribe(&Topic::Internal(subject.clone())).await {
+                Ok(_) => break,
+                Err(SubscribeError::Refused(reason)) => return Err(Some(MembersError::Refused { subject, reason })),
+                Err(SubscribeError::NotNow(reason)) => {
+                    tracing::warn!(%subject, reason, "the bus does not take what nodes hear each other by; trying again");
+                    time::sleep(shared.config.interval).await;
+                }
+                Err(SubscribeError::Closed) => return Err(None),
+            }
         }
     }
     Ok(())

@@ -10,10 +10,7 @@ use std::{
 
 use bytes::BytesMut;
 use rustls_pki_types::ServerName;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -22,7 +19,12 @@ use super::{
     servers::{Server, Servers},
     stream::Stream,
 };
-use crate::{BusConfig, ConfigError, HostPort, NatsUrl, tls};
+use crate::{
+    BusConfig, ConfigError, HostPort, NatsUrl,
+    apart::Apart,
+    race::{self, race},
+    tls,
+};
 
 /// Room that a read finds at least. What is read at once becomes one batch, and its messages share one allocation.
 const READ_BYTES: usize = 16 * 1024;
@@ -38,6 +40,8 @@ pub(crate) struct Dialer {
     tls_wanted: bool,
     /// Made at start where the URL or a file asks for TLS, else when a server does.
     tls: OnceLock<Arc<rustls::ClientConfig>>,
+    /// Where the files are read that are read again for each connection.
+    apart: Apart,
     config: BusConfig,
 }
 
@@ -68,31 +72,29 @@ impl Dialer {
             let _ = tls.set(tls::client_config(config)?);
         }
         Ok(Self {
-            servers: Servers::new(&url.servers),
+            servers: Servers::new(&url.servers, config.nats_advertised),
             login: Login::new(url, config)?,
             tls_wanted: url.tls,
             tls,
+            apart: Apart::new(),
             config: config.clone(),
         })
     }
 
-    /// Tries one server after the other until one lets us in.
+    /// Tries the servers, side by side where they take their time, until one lets us in.
     ///
     /// # Errors
-    /// The reason of the last one that did not.
+    /// The reason of the first one that did not.
     pub(crate) async fn dial(&self, suffix: &str) -> Result<Connection, DialError> {
-        let mut last = DialError::Closed;
-        for server in self.servers.order() {
-            match self.dial_one(&server, suffix).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => {
-                    tracing::debug!(server = %server.address, %error, "no connection to this NATS server");
-                    self.servers.avoid(&server.address);
-                    last = error;
-                }
+        let attempt = async |server: Server| {
+            let dialled = self.dial_one(&server, suffix).await;
+            if let Err(error) = &dialled {
+                tracing::debug!(server = %server.address, %error, "no connection to this NATS server");
+                self.servers.avoid(&server.address);
             }
-        }
-        Err(last)
+            dialled
+        };
+        race(self.servers.order(), attempt).await.unwrap_or(Err(DialError::Closed))
     }
 
     /// Tries this server alone.
@@ -113,7 +115,7 @@ impl Dialer {
     }
 
     async fn greet(&self, server: &Server, suffix: &str) -> Result<Connection, DialError> {
-        let stream = TcpStream::connect((server.address.host.as_str(), server.address.port)).await?;
+        let stream = race::connect(&server.address).await?;
         // What is written is a whole batch already; waiting to fill a packet would only delay it.
         stream.set_nodelay(true)?;
         let (mut buffer, mut parser) = (BytesMut::with_capacity(BUFFER_BYTES), Parser::new(self.config.max_payload));
@@ -128,7 +130,8 @@ impl Dialer {
             stream = self.encrypt(stream, server, &info, &buffer).await?;
         }
         let name = format!("{}{suffix}", self.config.client_name);
-        let mut greeting = handshake::connect_line(&info, &self.login, &name, secure)?;
+        let secret = self.login.read(&self.apart, self.config.connect_timeout / 2).await?;
+        let mut greeting = handshake::connect_line(&info, &self.login, &secret, &name, secure)?;
         greeting.extend_from_slice(b"PING\r\n");
         stream.write_all(&greeting).await?;
         stream.flush().await?;
@@ -152,7 +155,11 @@ impl Dialer {
         let config = match self.tls.get() {
             Some(config) => config.clone(),
             None => {
-                let made = tls::client_config(&self.config).map_err(|error| DialError::TlsConfig(error.to_string()))?;
+                let config = self.config.clone();
+                let made = self.apart.run(self.config.connect_timeout / 2, move || tls::client_config(&config)).await;
+                let made =
+                    made.ok_or_else(|| DialError::TlsConfig("the certificates cannot be read in time".to_owned()))?;
+                let made = made.map_err(|error| DialError::TlsConfig(error.to_string()))?;
                 self.tls.get_or_init(|| made).clone()
             }
         };

@@ -1,12 +1,19 @@
 //! What the two ends tell each other first: the server's `INFO`, and our `CONNECT` with what proves who we are.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 
-use crate::{BusConfig, ConfigError, NatsAuth, NatsUrl};
+use crate::{
+    BusConfig, ConfigError, NatsAuth, NatsUrl,
+    apart::{self, Apart},
+};
 
 /// What we read of a server's `INFO`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -102,7 +109,9 @@ impl Login {
         };
         if let Self::Creds(file) | Self::Nkey(file) = &login {
             alone(key, file)?;
-            login.proof("a").map_err(|error| {
+            let path = file.clone();
+            let text = apart::within(config.connect_timeout, move || read(&path)).unwrap_or_else(|| Err(hangs()));
+            text.and_then(|text| login.proof("a", &text).map(drop)).map_err(|error| {
                 let (value, expected) = (file.display().to_string(), error.to_string());
                 ConfigError { key, value, expected }
             })?;
@@ -126,19 +135,32 @@ impl Login {
         }
     }
 
-    fn proof(&self, nonce: &str) -> Result<Proof<'_>, LoginError> {
+    /// Reads the file that proves who we are, where there is one. It may hang, so it is read apart.
+    ///
+    /// # Errors
+    /// One that cannot be read, or not in time.
+    pub(crate) async fn read(&self, apart: &Apart, patience: Duration) -> Result<String, LoginError> {
+        match self {
+            Self::Nobody | Self::Token(_) | Self::User(..) => Ok(String::new()),
+            Self::Nkey(file) | Self::Creds(file) => {
+                let file = file.clone();
+                apart.run(patience, move || read(&file)).await.unwrap_or_else(|| Err(hangs()))
+            }
+        }
+    }
+
+    /// What proves who we are; `text` is what was [read](Login::read).
+    fn proof(&self, nonce: &str, text: &str) -> Result<Proof<'_>, LoginError> {
         match self {
             Self::Nobody => Ok(Proof::default()),
             Self::Token(token) => Ok(Proof { auth_token: Some(token), ..Proof::default() }),
             Self::User(user, pass) => Ok(Proof { user: Some(user), pass: Some(pass), ..Proof::default() }),
-            Self::Nkey(file) => {
-                let text = read(file)?;
+            Self::Nkey(_) => {
                 let key = KeyPair::from_seed(text.trim()).map_err(|_| LoginError::Seed)?;
                 Ok(Proof { nkey: Some(key.public_key()), sig: Some(sign(&key, nonce)?), ..Proof::default() })
             }
-            Self::Creds(file) => {
-                let text = read(file)?;
-                let mut sections = sections(&text);
+            Self::Creds(_) => {
+                let mut sections = sections(text);
                 let jwt = sections.next().ok_or(LoginError::Creds)?;
                 let seed = sections.next().ok_or(LoginError::Creds)?;
                 let key = KeyPair::from_seed(seed).map_err(|_| LoginError::Seed)?;
@@ -164,7 +186,13 @@ impl fmt::Debug for Login {
 ///
 /// # Errors
 /// [`LoginError`] when a credentials file cannot be used any more.
-pub(crate) fn connect_line(info: &Info, login: &Login, name: &str, tls: bool) -> Result<Vec<u8>, LoginError> {
+pub(crate) fn connect_line(
+    info: &Info,
+    login: &Login,
+    secret: &str,
+    name: &str,
+    tls: bool,
+) -> Result<Vec<u8>, LoginError> {
     let connect = Connect {
         verbose: false,
         pedantic: false,
@@ -176,7 +204,7 @@ pub(crate) fn connect_line(info: &Info, login: &Login, name: &str, tls: bool) ->
         echo: true,
         headers: true,
         no_responders: true,
-        proof: login.proof(info.nonce.as_deref().unwrap_or_default())?,
+        proof: login.proof(info.nonce.as_deref().unwrap_or_default(), secret)?,
     };
     let mut line = b"CONNECT ".to_vec();
     serde_json::to_writer(&mut line, &connect).expect("texts and booleans can be written");
@@ -184,7 +212,11 @@ pub(crate) fn connect_line(info: &Info, login: &Login, name: &str, tls: bool) ->
     Ok(line)
 }
 
-fn read(file: &PathBuf) -> Result<String, LoginError> {
+fn hangs() -> LoginError {
+    LoginError::File("reading it takes too long".to_owned())
+}
+
+fn read(file: &Path) -> Result<String, LoginError> {
     std::fs::read_to_string(file).map_err(|error| LoginError::File(error.to_string()))
 }
 
@@ -226,7 +258,11 @@ mod tests {
 
     fn connect(login: &Login) -> Value {
         let info: Info = serde_json::from_str(INFO).unwrap();
-        let line = connect_line(&info, login, "node-1", false).unwrap();
+        let secret = match login {
+            Login::Nkey(file) | Login::Creds(file) => read(file).unwrap(),
+            Login::Nobody | Login::Token(_) | Login::User(..) => String::new(),
+        };
+        let line = connect_line(&info, login, &secret, "node-1", false).unwrap();
         serde_json::from_slice(line.strip_prefix(b"CONNECT ").unwrap().strip_suffix(b"\r\n").unwrap()).unwrap()
     }
 

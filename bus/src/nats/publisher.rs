@@ -292,7 +292,7 @@ impl Sending {
                 }
                 Ok(())
             }
-            Refusal::Subscribe(_) | Refusal::TooMany | Refusal::Other => {
+            Refusal::Subscribe(_) | Refusal::SomeSubscription | Refusal::Other => {
                 Err(format!("the server says: {}", text_of(text)))
             }
         }

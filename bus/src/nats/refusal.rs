@@ -7,8 +7,8 @@ pub(crate) enum Refusal {
     Publish(String),
     /// Subscribing to this subject.
     Subscribe(String),
-    /// More subscriptions than this user may have. It does not say which one was too many.
-    TooMany,
+    /// A subscription, and it does not say which: there are more than this user may have, or its subject is too deep.
+    SomeSubscription,
     /// Anything else, after which the connection is of no more use.
     Other,
 }
@@ -22,10 +22,8 @@ pub(crate) fn read(text: &[u8]) -> Refusal {
     if let Some(subject) = after(text, "Permissions Violation for Subscription to ").and_then(quoted) {
         return Refusal::Subscribe(subject);
     }
-    match after(text, "maximum subscriptions exceeded") {
-        Some(_) => Refusal::TooMany,
-        None => Refusal::Other,
-    }
+    let unnamed = ["maximum subscriptions exceeded", "subject has exceeded number of tokens limit", "invalid subject"];
+    if unnamed.iter().any(|words| after(text, words).is_some()) { Refusal::SomeSubscription } else { Refusal::Other }
 }
 
 /// What follows these words, whatever their case: it has changed between releases.
@@ -58,7 +56,9 @@ mod tests {
             (r#"Permissions Violation for Subscription to "a.>""#, Refusal::Subscribe("a.>".to_owned())),
             (r#"permissions violation for subscription to "a" using queue "q""#, Refusal::Subscribe("a".to_owned())),
             (r#"Permissions Violation for Publish to "a\"b\\c""#, Refusal::Publish("a\"b\\c".to_owned())),
-            ("maximum subscriptions exceeded", Refusal::TooMany),
+            ("maximum subscriptions exceeded", Refusal::SomeSubscription),
+            ("Maximum Subscriptions Exceeded", Refusal::SomeSubscription),
+            ("subject has exceeded number of tokens limit", Refusal::SomeSubscription),
             ("Permissions Violation for Publish to \"a", Refusal::Other),
             ("Stale Connection", Refusal::Other),
             ("", Refusal::Other),

@@ -11,6 +11,10 @@ use crate::{HostPort, bus_url::host_port};
 /// How many servers are learnt from the servers themselves.
 const MAX_LEARNT: usize = 256;
 
+/// How many learnt servers are tried before the configured ones that lately failed: those are at least meant to be there,
+/// while a cluster may tell of any number of addresses that only its own servers reach.
+const LEARNT_FIRST: usize = 4;
+
 /// How long a server that failed or is leaving is tried last.
 const AVOIDED: Duration = Duration::from_secs(60);
 
@@ -34,31 +38,43 @@ struct Known {
     learnt: Vec<Server>,
     preferred: Option<HostPort>,
     avoided: Vec<(HostPort, Instant)>,
+    /// What servers tell of others is believed.
+    learns: bool,
 }
 
 impl Servers {
     /// These servers, one of them, drawn by lot, preferred: nodes spread over the cluster.
-    pub(crate) fn new(configured: &[HostPort]) -> Self {
+    pub(crate) fn new(configured: &[HostPort], learns: bool) -> Self {
         let mut configured: Vec<_> = configured
             .iter()
             .map(|address| Server { address: address.clone(), tls_name: address.host.clone() })
             .collect();
         configured.shuffle(&mut rand::rng());
         let preferred = configured.first().map(|server| server.address.clone());
-        Self(Arc::new(Mutex::new(Known { configured, learnt: Vec::new(), preferred, avoided: Vec::new() })))
+        let (learnt, avoided) = (Vec::new(), Vec::new());
+        Self(Arc::new(Mutex::new(Known { configured, learnt, preferred, avoided, learns })))
     }
 
-    /// All servers in the order to try them: the preferred one, the others by lot, those that lately failed at the end.
+    /// All servers in the order to try them: the preferred one, the configured ones by lot, some of the learnt, those that
+    /// lately failed, the rest.
     pub(crate) fn order(&self) -> Vec<Server> {
         let mut known = self.0.lock();
         let now = Instant::now();
         known.avoided.retain(|(_, until)| *until > now);
-        let mut servers: Vec<_> = known.configured.iter().chain(&known.learnt).cloned().collect();
-        servers.shuffle(&mut rand::rng());
-        servers.sort_by_key(|server| {
-            let avoided = known.avoided.iter().any(|(address, _)| *address == server.address);
-            (avoided, known.preferred.as_ref() != Some(&server.address))
-        });
+        let avoided = |server: &Server| known.avoided.iter().any(|(address, _)| *address == server.address);
+        let by_lot = |servers: &[Server]| {
+            let mut servers = servers.to_vec();
+            servers.shuffle(&mut rand::rng());
+            servers.into_iter().partition::<Vec<_>, _>(|server| !avoided(server))
+        };
+        let ((configured, failed), (mut learnt, learnt_failed)) = (by_lot(&known.configured), by_lot(&known.learnt));
+        let rest = learnt.split_off(learnt.len().min(LEARNT_FIRST));
+        let mut servers = [configured, learnt, failed, rest, learnt_failed].concat();
+        if let Some(at) = servers.iter().position(|server| known.preferred.as_ref() == Some(&server.address))
+            && !avoided(&servers[at])
+        {
+            servers[..=at].rotate_right(1);
+        }
         servers
     }
 
@@ -83,10 +99,10 @@ impl Servers {
 
     /// What a server says about its cluster replaces what was learnt before; texts that are no server are passed over.
     pub(crate) fn learn(&self, from: &Server, urls: &[String]) {
-        if urls.is_empty() {
+        let mut known = self.0.lock();
+        if urls.is_empty() || !known.learns {
             return;
         }
-        let mut known = self.0.lock();
         let known = &mut *known;
         known.learnt.clear();
         for address in urls.iter().filter_map(|url| host_port(url, 4222).ok()) {
@@ -114,7 +130,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_preferred_first_and_those_that_failed_last() {
-        let servers = Servers::new(&[at("a"), at("b"), at("c")]);
+        let servers = Servers::new(&[at("a"), at("b"), at("c")], true);
         assert_eq!(hosts(&servers)[0], hosts(&servers)[0]);
         servers.prefer(&at("b"));
         assert_eq!(hosts(&servers)[0], "b");
@@ -127,9 +143,26 @@ mod tests {
         assert_eq!(hosts(&servers)[0], "b");
     }
 
+    /// However many there are, and whatever has failed before.
+    #[tokio::test]
+    async fn what_is_configured_is_tried_before_long() {
+        let servers = Servers::new(&[at("a")], true);
+        let from = servers.order()[0].clone();
+        let urls: Vec<_> = (0..100).map(|number| format!("10.0.0.{number}:4222")).collect();
+        servers.learn(&from, &urls);
+        assert_eq!((hosts(&servers)[0].as_str(), hosts(&servers).len()), ("a", 101));
+        servers.avoid(&at("a"));
+        assert_eq!(hosts(&servers)[LEARNT_FIRST], "a");
+        servers.prefer(&at("10.0.0.7"));
+        assert_eq!((hosts(&servers)[0].as_str(), hosts(&servers).len()), ("10.0.0.7", 101));
+        let deaf = Servers::new(&[at("a")], false);
+        deaf.learn(&from, &urls);
+        assert_eq!(hosts(&deaf), ["a"]);
+    }
+
     #[tokio::test]
     async fn servers_tell_of_others() {
-        let servers = Servers::new(&[at("nats.example.com")]);
+        let servers = Servers::new(&[at("nats.example.com")], true);
         let from = servers.order()[0].clone();
         let urls = ["10.0.0.1:4222", "[::1]:5222", "b.example.com:4222", "nats.example.com:4222", "no port:x"];
         servers.learn(&from, &urls.map(str::to_owned));

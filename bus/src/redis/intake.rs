@@ -96,6 +96,8 @@ pub(crate) struct Intake {
     found: Vec<wire::Found>,
     /// What is still to come of a message that is thrown away.
     skip: usize,
+    /// Behind it comes its payload, which is thrown away as well.
+    skip_payload: bool,
     need: usize,
     /// What the last [`Intake::digest`] found, in the order of the bus.
     pub(crate) batch: Vec<Delivery>,
@@ -106,7 +108,15 @@ pub(crate) struct Intake {
 impl Intake {
     /// Begins with what the greeting has left over.
     pub(crate) fn new(buffer: BytesMut) -> Self {
-        Self { buffer, found: Vec::new(), skip: 0, need: 0, batch: Vec::new(), replies: Vec::new() }
+        Self {
+            buffer,
+            found: Vec::new(),
+            skip: 0,
+            skip_payload: false,
+            need: 0,
+            batch: Vec::new(),
+            replies: Vec::new(),
+        }
     }
 
     /// The buffer with room for the next read. When all deliveries of the last are gone, the memory is used again.
@@ -146,10 +156,20 @@ impl Intake {
 
     /// Finds messages and answers; returns how far the buffer is used up.
     fn scan(&mut self, max: usize, counters: &Counters) -> Result<usize, NotResp> {
-        let mut at = self.skip.min(self.buffer.len());
-        self.skip -= at;
+        let mut at = 0;
         self.need = 0;
         while at < self.buffer.len() {
+            if self.skip > 0 {
+                let here = self.skip.min(self.buffer.len() - at);
+                self.skip -= here;
+                at += here;
+                continue;
+            }
+            if self.skip_payload {
+                let Some(size) = wire::skip_bulk(&self.buffer[at..])? else { break };
+                (self.skip, self.skip_payload) = (size, false);
+                continue;
+            }
             match wire::step(&self.buffer[at..], max)? {
                 Step::Message { mut found, end } => {
                     found.shift(at);
@@ -162,9 +182,11 @@ impl Intake {
                 }
                 Step::Oversize { end } => {
                     counters.oversize.fetch_add(1, Relaxed);
-                    let here = end.min(self.buffer.len() - at);
-                    self.skip = end - here;
-                    at += here;
+                    self.skip = end;
+                }
+                Step::LongName { end } => {
+                    counters.foreign.fetch_add(1, Relaxed);
+                    (self.skip, self.skip_payload) = (end, true);
                 }
                 Step::More(need) => {
                     self.need = need;
@@ -316,6 +338,8 @@ mod tests {
             frame(&[b"pmessage", b"clarion:a\\[b/*", b"clarion:a[b//c", b"6"]),
             frame(&[b"message", b"_clarion:clarion:probe.x", b"7"]),
             frame(&[b"message", b"clarion:a", &[b'x'; 101]]),
+            frame(&[b"pmessage", b"clarion:a\\[b/*", &[b'x'; 70_000], &[b'x'; 3_000]]),
+            frame(&[b"message", b"clarion:a", b"8"]),
         ]
         .concat();
         for size in [1, 7, 100, 4096, input.len()] {
@@ -325,11 +349,11 @@ mod tests {
                 fixture.feed(part);
                 heard.extend(fixture.heard());
             }
-            assert_eq!(heard, ["a=1×2", "a[b/c=3×1", "a=5×2", "a=\0nothing×2"], "in parts of {size}");
+            assert_eq!(heard, ["a=1×2", "a[b/c=3×1", "a=5×2", "a=\0nothing×2", "a=8×2"], "in parts of {size}");
             assert_eq!(fixture.intake.replies, [Reply::Line("PONG".to_owned())]);
             assert_eq!(*fixture.echo.heard.borrow(), 7);
             let stats = fixture.stats();
-            assert_eq!((stats.messages, stats.foreign, stats.bad_envelopes, stats.oversize), (4, 1, 1, 2));
+            assert_eq!((stats.messages, stats.foreign, stats.bad_envelopes, stats.oversize), (5, 2, 1, 2));
         }
     }
 

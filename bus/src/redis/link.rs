@@ -25,7 +25,7 @@ use super::{
     wire,
 };
 use crate::{
-    Link,
+    HostPort, Link,
     backoff::Backoff,
     table::{Order, Reach, Work},
 };
@@ -39,6 +39,8 @@ const OUT_BYTES: usize = 256 * 1024;
 const TICK: Duration = Duration::from_millis(500);
 /// After how long without a byte the server is asked whether it is there.
 const IDLE: Duration = Duration::from_secs(2);
+/// How often the server is asked whether it is still the master: a probe's interval.
+const ROLE_CHECK: Duration = Duration::from_secs(1);
 /// How often refused subscriptions that somebody holds are asked for again: rules change seldom.
 const RETRY_REFUSED: Duration = Duration::from_secs(10);
 
@@ -103,9 +105,9 @@ impl Subscriber {
             self.shared.counters.reconnects.fetch_add(1, Relaxed);
         }
         tracing::info!(lane = self.lane, server = %connection.server, "the bus link is connected");
-        let server = connection.server.clone();
+        let (server, asks_itself) = (connection.server.clone(), connection.resp3);
         let mut session = Session::new(self, connection, sessions);
-        session.run(backoff, self.target.moved(&server), &self.retired).await
+        session.run(backoff, self.target.moved(&server, asks_itself), &self.retired).await
     }
 }
 
@@ -119,6 +121,8 @@ enum Owed {
     Leave(usize),
     /// A PONG.
     Pong,
+    /// What it is.
+    Role,
 }
 
 struct Session {
@@ -128,6 +132,10 @@ struct Session {
     bell: Arc<Notify>,
     reader: ReadHalf<Box<dyn Stream>>,
     writer: WriteHalf<Box<dyn Stream>>,
+    /// How the server is called.
+    server: HostPort,
+    /// When it was asked what it is; `None` where that makes no difference, or cannot be asked on a link.
+    asked_role: Option<Instant>,
     intake: Intake,
     out: BytesMut,
     /// TLS may keep what it has encrypted until it is flushed.
@@ -148,6 +156,7 @@ struct Session {
 impl Session {
     fn new(subscriber: &Subscriber, connection: Connection, sessions: &mut u64) -> Self {
         let (reader, writer) = tokio::io::split(connection.stream);
+        let asks = connection.resp3 && subscriber.target.wants_master();
         *sessions += 1;
         Self {
             shared: subscriber.shared.clone(),
@@ -156,6 +165,8 @@ impl Session {
             bell: subscriber.shared.interests.bell(subscriber.lane),
             reader,
             writer,
+            server: connection.server,
+            asked_role: asks.then(Instant::now),
             intake: Intake::new(connection.input),
             out: BytesMut::new(),
             unflushed: false,
@@ -174,7 +185,7 @@ impl Session {
     async fn run(
         &mut self,
         backoff: &mut Backoff,
-        moved: impl Future<Output = ()>,
+        moved: impl Future<Output = String>,
         retired: &CancellationToken,
     ) -> Lost {
         let mut tick = interval(TICK);
@@ -203,7 +214,7 @@ impl Session {
                 }
                 () = self.bell.notified() => Ok(()),
                 _ = tick.tick() => self.tick(),
-                () = &mut moved => Err(Lost::Because("another server is the master".to_owned())),
+                why = &mut moved => Err(Lost::Because(why)),
                 Ok(()) = rebuild.changed() => Err(Lost::Because("it is built anew".to_owned())),
                 () = retired.cancelled() => {
                     self.goodbye().await;
@@ -314,6 +325,10 @@ impl Session {
         let quiet_since = self.last_read.max(self.owes_since);
         if !self.owed.is_empty() && now - quiet_since > self.shared.command_timeout {
             return Err(Lost::Because("the server is silent".to_owned()));
+        }
+        if self.asked_role.is_some_and(|asked| now - asked >= ROLE_CHECK) {
+            self.asked_role = Some(now);
+            self.command("HELLO", &["3".to_owned()], Owed::Role);
         }
         if self.owed.is_empty() && now - self.last_read > IDLE {
             self.command("PING", &[], Owed::Pong);

@@ -6,12 +6,14 @@ use rand::seq::SliceRandom as _;
 
 use super::{
     dial::{Connection, Credentials, DialError},
+    role::Role,
     wire::Reply,
 };
-use crate::{HostPort, RedisMode, RedisUrl};
+use crate::{HostPort, RedisMode, RedisUrl, race::race};
 
-/// How often the Sentinels are asked whether the master is still the one this node is linked to. A failover usually
-/// closes the link by itself; this is for the master that was cut off from everybody but us.
+/// How often the Sentinels are asked whether the master is still the one this node is linked to (a failover usually
+/// closes the link by itself; this is for the master that was cut off from everybody but us), and a server whose link
+/// cannot ask any more is asked by a connection of its own what it is.
 const MASTER_CHECK: Duration = Duration::from_secs(2);
 
 /// Where to go, and what was learnt about it.
@@ -48,50 +50,61 @@ impl Target {
         Self { kind: Kind::Server(server), credentials }
     }
 
-    /// Connects. One attempt; whoever calls waits before the next.
+    /// Whether a server that is a replica is the wrong one. On a Cluster each server passes on to all the others what is
+    /// published at it, so any of them will do.
+    pub(crate) fn wants_master(&self) -> bool {
+        !matches!(self.kind, Kind::Cluster { .. })
+    }
+
+    /// Connects. One attempt; whoever calls waits before the next. Servers that could be the one are tried side by side.
     pub(crate) async fn dial(&mut self) -> Result<Connection, DialError> {
+        let credentials = &self.credentials;
         match &mut self.kind {
-            Kind::Server(server) => Connection::open(server, &self.credentials).await,
-            Kind::Sentinel { sentinels, master, credentials } => {
-                let server = ask_for_master(sentinels, master, credentials).await?;
-                let mut connection = Connection::open(&server, &self.credentials).await?;
-                // During a failover the Sentinels may still name the old one.
-                let role = connection.ask(&["ROLE"]).await?;
-                let role = connection.fine(role)?;
-                match role.as_array().and_then(|role| role.first()).and_then(Reply::as_str) {
-                    Some("master") => Ok(connection),
-                    _ => Err(DialError::Refused { server, answer: "it is not the master".to_owned() }),
-                }
+            Kind::Server(server) => Connection::open_master(server, credentials).await,
+            // During a failover the Sentinels may still name the old one.
+            Kind::Sentinel { sentinels, master, credentials: of_sentinels } => {
+                let server = ask_for_master(sentinels, master, of_sentinels).await?;
+                Connection::open_master(&server, credentials).await
             }
             Kind::Cluster { seeds, nodes } => {
-                let mut all: Vec<_> = nodes.iter().chain(seeds.iter()).cloned().collect();
+                let mut all: Vec<_> = nodes.iter().chain(seeds.iter()).collect();
                 all.shuffle(&mut rand::rng());
-                let first = all.first().expect("a URL names at least one server");
-                let opened = Connection::open(first, &self.credentials).await;
-                if opened.is_err() {
-                    // It may have left the cluster for good.
-                    nodes.remove(first);
-                }
-                let mut connection = opened?;
-                *nodes = Topology::ask(&mut connection).await?.nodes;
+                let attempt = async |node: &HostPort| {
+                    let mut connection = Connection::open(node, credentials).await?;
+                    let topology = Topology::ask(&mut connection).await?;
+                    Ok((connection, topology.nodes))
+                };
+                let (connection, known) = race(all, attempt).await.expect("a URL names at least one server")?;
+                // Those that have left the cluster for good are forgotten with this.
+                *nodes = known;
                 Ok(connection)
             }
         }
     }
 
-    /// Returns when the link should go elsewhere than to `server`. Cancel safe.
-    pub(crate) async fn moved(&self, server: &HostPort) {
-        let Kind::Sentinel { sentinels, master, credentials } = &self.kind else { return pending().await };
+    /// Returns when the link should go elsewhere than to `server`, and says why. Cancel safe.
+    pub(crate) async fn moved(&self, server: &HostPort, asks_itself: bool) -> String {
         loop {
             tokio::time::sleep(MASTER_CHECK).await;
-            if ask_for_master(sentinels, master, credentials).await.is_ok_and(|now| now != *server) {
-                return;
+            match &self.kind {
+                Kind::Sentinel { sentinels, master, credentials } => {
+                    if ask_for_master(sentinels, master, credentials).await.is_ok_and(|now| now != *server) {
+                        return "another server is the master".to_owned();
+                    }
+                }
+                Kind::Server(_) if !asks_itself => {
+                    let asked = Connection::open(server, &self.credentials).await;
+                    if asked.is_ok_and(|connection| connection.role == Role::Replica) {
+                        return DialError::Replica(server.clone()).to_string();
+                    }
+                }
+                Kind::Server(_) | Kind::Cluster { .. } => pending::<()>().await,
             }
         }
     }
 }
 
-/// Asks one Sentinel after the other, in any order.
+/// Asks the Sentinels, in any order, until one knows.
 async fn ask_for_master(
     sentinels: &[HostPort],
     master: &str,
@@ -99,15 +112,13 @@ async fn ask_for_master(
 ) -> Result<HostPort, DialError> {
     let mut shuffled: Vec<_> = sentinels.iter().collect();
     shuffled.shuffle(&mut rand::rng());
-    let mut why = String::new();
-    for sentinel in shuffled {
-        match ask_sentinel(sentinel, master, credentials).await {
-            Ok(Some(server)) => return Ok(server),
-            Ok(None) => why = format!("{sentinel} knows none"),
-            Err(error) => why = error.to_string(),
-        }
-    }
-    Err(DialError::NoMaster(master.to_owned(), why))
+    let ask = async |sentinel: &HostPort| match ask_sentinel(sentinel, master, credentials).await {
+        Ok(Some(server)) => Ok(server),
+        Ok(None) => Err(format!("{sentinel} knows none")),
+        Err(error) => Err(error.to_string()),
+    };
+    let asked = race(shuffled, ask).await.expect("a URL names at least one server");
+    asked.map_err(|why| DialError::NoMaster(master.to_owned(), why))
 }
 
 async fn ask_sentinel(

@@ -31,11 +31,6 @@ impl Table {
         work
     }
 
-    /// Whether somebody still wants to know what the server says to this attempt.
-    pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
-        self.at(ticket).is_some_and(|part| part.state == State::Asked)
-    }
-
     /// The server has acknowledged a subscription. Returns whether messages were missed since it stood before.
     pub(crate) fn stood(&mut self, ticket: Ticket) -> bool {
         if self.at(ticket).is_none_or(|part| part.state != State::Asked) {
@@ -52,13 +47,19 @@ impl Table {
         missed
     }
 
+    /// Whether the answer to this attempt is still waited for. Whoever wanted it may have gone meanwhile, and then the server has
+    /// been told to give it up: to ask again would leave a subscription there that nobody counts.
+    pub(crate) fn awaits(&self, ticket: Ticket) -> bool {
+        self.at(ticket).is_some_and(|part| part.state == State::Asked)
+    }
+
     /// The server has refused a subscription. Returns whether it had stood until now.
-    pub(crate) fn refuse(&mut self, ticket: Ticket, reason: &str) -> bool {
+    pub(crate) fn refuse(&mut self, ticket: Ticket, error: &SubscribeError) -> bool {
         let Some(part) = self.at(ticket) else { return false };
         let (stood, ids) = (part.resuming, part.ids);
         self.settle(ticket.slot, State::Refused);
         for id in ids {
-            self.answer(id, &Err(SubscribeError::Refused(reason.to_owned())));
+            self.answer(id, &Err(error.clone()));
         }
         stood
     }

@@ -8,6 +8,10 @@ fn table(layout: Layout) -> Table {
     Table::new(layout, Prefix::default())
 }
 
+fn refused(why: &str) -> SubscribeError {
+    SubscribeError::Refused(why.to_owned())
+}
+
 fn topic(text: &str) -> Topic {
     Interest::parse(text).unwrap().into()
 }
@@ -121,8 +125,8 @@ fn a_refusal_reaches_those_who_wait_and_is_tried_again_for_those_who_hold() {
     let mut table = table(Layout::Redis);
     let (id, wait) = table.acquire(&topic("a/**")).unwrap();
     let work = table.take(0, 10);
-    assert!(!table.refuse(work.join[1].ticket, "no"));
-    assert_eq!(wait.unwrap().try_recv(), Ok(Err(SubscribeError::Refused("no".to_owned()))));
+    assert!(!table.refuse(work.join[1].ticket, &refused("no")));
+    assert_eq!(wait.unwrap().try_recv(), Ok(Err(refused("no"))));
     table.release(id);
     assert_eq!((table.refused(), table.interests()), (0, 0));
     serve(&mut table);
@@ -130,7 +134,7 @@ fn a_refusal_reaches_those_who_wait_and_is_tried_again_for_those_who_hold() {
     hold(&mut table, "b");
     table.lost(0);
     let ticket = table.take(0, 10).join[0].ticket;
-    assert!(table.refuse(ticket, "no longer"));
+    assert!(table.refuse(ticket, &refused("no longer")));
     assert_eq!((table.resuming(0), table.refused()), (0, 1));
     assert_eq!(table.retry_refused(), 1);
     let again = table.take(0, 10).join[0].ticket;

@@ -1,10 +1,10 @@
 //! Who may come in, and over what.
 
-use std::{io::Write as _, path::PathBuf};
+use std::{io::Write as _, path::PathBuf, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use clarion_bus::{BusConfig, Secret};
-use clarion_testkit::NatsServer;
+use clarion_bus::{BusConfig, Link, Secret};
+use clarion_testkit::{NatsServer, eventually, within};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -136,4 +136,66 @@ async fn a_client_certificate_is_shown() {
     })
     .await;
     fails(&without).await;
+}
+
+/// A file may hang, on a mount that is gone for example. The thread of the links is a shard's, whose sockets go on; and when the
+/// file is there again, so is the bus.
+#[tokio::test]
+async fn a_file_that_hangs_keeps_no_thread_of_the_links() {
+    let key = KeyPair::new_user();
+    let mut server = NatsServer::builder().nkey(&key.public_key()).start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("seed");
+    std::fs::write(&path, key.seed().unwrap()).unwrap();
+    let (handle, shard) = thread_of_links();
+    let config = BusConfig {
+        nats_nkey_file: Some(path.clone()),
+        links: Some(handle.clone()),
+        connect_timeout: Duration::from_millis(200),
+        ..config(&server.url())
+    };
+    let node = Node::up(&config).await;
+    // Nobody writes into this pipe, so whoever opens it waits.
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    server.restart().await;
+    let mut link = node.bus.link();
+    let told = link.wait_for(|link| matches!(link, Link::Down(Some(why)) if why.contains("takes too long")));
+    within("it is said", told).await.unwrap();
+    within("the thread does other things", handle.spawn(async {})).await.unwrap();
+    // The mount comes back: whoever hangs goes on, and finds nothing, and the next finds the file.
+    let pipe = directory.path().join("pipe");
+    std::fs::rename(&path, &pipe).unwrap();
+    std::fs::write(&path, key.seed().unwrap()).unwrap();
+    eventually("the link is up", async || {
+        // Opened for both nothing waits, and closed it ends what others read.
+        drop(std::fs::File::options().read(true).write(true).open(&pipe));
+        *node.bus.link().borrow() == Link::Up
+    })
+    .await;
+    drop(shard);
+}
+
+/// A runtime with one thread, as a shard's is, and what ends it.
+fn thread_of_links() -> (tokio::runtime::Handle, tokio::sync::oneshot::Sender<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let handle = runtime.handle().clone();
+    let (end, ended) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || runtime.block_on(ended).is_ok());
+    (handle, end)
+}
+
+#[test]
+fn a_file_that_hangs_at_start_is_a_mistake() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("seed");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let config = BusConfig {
+        nats_nkey_file: Some(path),
+        connect_timeout: Duration::from_millis(100),
+        ..config("nats://127.0.0.1:1")
+    };
+    let error = clarion_bus::connect(&config, crate::kit::recorder()).err().unwrap();
+    assert_eq!(error.key, "bus.nats_nkey_file");
+    assert!(error.expected.contains("takes too long"), "{error}");
 }

@@ -1,8 +1,9 @@
 //! Several servers: what is done when one of them dies or leaves.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
-use clarion_testkit::{NatsCluster, NatsServer, eventually};
+use clarion_bus::BusConfig;
+use clarion_testkit::{NatsCluster, NatsServer, SilentServer, TcpProxy, eventually};
 
 use crate::kit::{Node, config};
 
@@ -97,4 +98,39 @@ async fn a_lame_duck_is_left_before_it_dies() {
     node.wait_up().await;
     node.publish("a", "x").await;
     node.take(1).await;
+}
+
+/// What a cluster advertises may be reached by nobody but its own servers, and takes an attempt's whole time: here longer
+/// than this test has. What the URL says is found again all the same.
+#[tokio::test]
+async fn advertised_addresses_that_nobody_reaches_keep_nobody_waiting() {
+    let (silent, other) = (SilentServer::start().await, SilentServer::start().await);
+    let advertised = format!("client_advertise: \"{}\"", silent.addr());
+    let cluster = NatsCluster::start_with(3, &NatsServer::builder().config(&advertised)).await;
+    let proxy = TcpProxy::start(cluster.nodes()[0].addr()).await;
+    let url = format!("nats://{},{}", other.addr(), proxy.addr());
+    let hour = Duration::from_secs(3600);
+    let node = Node::up(&BusConfig { connect_timeout: hour, ..config(&url) }).await;
+    node.subscribe("a").await;
+    proxy.drop_connections();
+    eventually("the gap is told of", async || node.gaps() == 1).await;
+    node.wait_up().await;
+    node.publish("a", "x").await;
+    node.take(1).await;
+}
+
+#[tokio::test]
+async fn advertised_addresses_can_be_ignored() {
+    let silent = SilentServer::start().await;
+    let advertised = format!("client_advertise: \"{}\"", silent.addr());
+    let cluster = NatsCluster::start_with(2, &NatsServer::builder().config(&advertised)).await;
+    let proxy = TcpProxy::start(cluster.nodes()[0].addr()).await;
+    let node = Node::up(&BusConfig { nats_advertised: false, ..config(&format!("nats://{}", proxy.addr())) }).await;
+    for gaps in 1..4 {
+        // Where it is listened to, a lost connection makes the advertised address the first to be tried.
+        proxy.drop_connections();
+        eventually("the gap is told of", async || node.gaps() == gaps).await;
+        node.wait_up().await;
+    }
+    assert_eq!(silent.accepted(), 0);
 }

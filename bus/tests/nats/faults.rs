@@ -173,8 +173,9 @@ async fn a_bus_without_rights_to_its_own_subjects_says_so() {
     assert!(reason.contains("allow `_clarion.clarion.>`"), "{reason}");
 }
 
+/// They pass by themselves: somebody leaves. Those who fit stand, also when more are asked for at once.
 #[tokio::test]
-async fn too_many_subscriptions_are_refused() {
+async fn one_subscription_too_many_is_refused_for_now() {
     let server = NatsServer::builder().config("max_subscriptions: 10").start().await;
     let node = Node::up(&config(&server.url())).await;
     let mut outcomes = Vec::new();
@@ -182,10 +183,31 @@ async fn too_many_subscriptions_are_refused() {
         outcomes.push(node.try_subscribe(&format!("a/{n}")).await);
     }
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 9);
-    assert!(matches!(outcomes[11], Err(SubscribeError::Refused(_))), "{:?}", outcomes[11]);
+    assert!(matches!(outcomes[11], Err(SubscribeError::NotNow(_))), "{:?}", outcomes[11]);
     assert_eq!(*node.bus.link().borrow(), Link::Up);
     node.publish("a/0", "x").await;
     node.take(1).await;
+    node.bus.unsubscribe(outcomes[0].clone().unwrap());
+    node.bus.unsubscribe(outcomes[1].clone().unwrap());
+    let all = futures_util::future::join_all((20..40).map(|n| node.try_subscribe_owned(format!("a/{n}")))).await;
+    assert_eq!(all.iter().filter(|outcome| outcome.is_ok()).count(), 2, "{all:?}");
+    assert!(all.iter().all(|outcome| matches!(outcome, Ok(_) | Err(SubscribeError::NotNow(_)))), "{all:?}");
+    let page = server.monitor("connz").await;
+    let most = page["connections"].as_array().unwrap().iter().map(|one| one["subscriptions"].as_u64().unwrap()).max();
+    assert_eq!((most, node.bus.stats().subscriptions), (Some(10), 9));
+}
+
+/// A channel that is too deep for the server is its client's business and nobody else's.
+#[tokio::test]
+async fn a_subject_too_deep_is_refused_alone() {
+    let server = NatsServer::builder().config("max_subscription_tokens: 4").start().await;
+    let node = Node::up(&config(&server.url())).await;
+    let (deep, good) = futures_util::future::join(node.try_subscribe("a/b/c/d/e"), node.try_subscribe("a/b")).await;
+    assert!(matches!(deep, Err(SubscribeError::Refused(_))), "{deep:?}");
+    good.unwrap();
+    node.publish("a/b", "x").await;
+    node.take(1).await;
+    assert_eq!((node.gaps(), node.bus.stats().reconnects), (0, 0));
 }
 
 #[tokio::test]

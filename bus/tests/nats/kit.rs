@@ -36,6 +36,11 @@ impl Sink for Recorder {
     }
 }
 
+/// One that takes everything.
+pub(crate) fn recorder() -> Arc<Recorder> {
+    Arc::new(Recorder { taken: Mutex::default(), gaps: AtomicUsize::new(0), open: watch::Sender::new(true) })
+}
+
 pub(crate) struct Node {
     pub(crate) bus: BusHandle,
     pub(crate) sink: Arc<Recorder>,
@@ -55,8 +60,7 @@ impl Node {
     }
 
     pub(crate) fn start(config: &BusConfig) -> Self {
-        let sink =
-            Arc::new(Recorder { taken: Mutex::default(), gaps: AtomicUsize::new(0), open: watch::Sender::new(true) });
+        let sink = recorder();
         Self { bus: clarion_bus::connect(config, sink.clone()).unwrap(), sink }
     }
 
@@ -81,6 +85,10 @@ impl Node {
 
     pub(crate) async fn try_subscribe(&self, interest: &str) -> Result<InterestId, SubscribeError> {
         within("subscribing", self.bus.subscribe(&topic(interest))).await
+    }
+
+    pub(crate) async fn try_subscribe_owned(&self, interest: String) -> Result<InterestId, SubscribeError> {
+        self.try_subscribe(&interest).await
     }
 
     pub(crate) async fn publish(&self, channel: &str, payload: impl Into<bytes::Bytes>) {

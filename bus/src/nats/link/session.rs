@@ -20,6 +20,7 @@ use crate::{
         status::{Half, Status},
         stream::Stream,
     },
+    refusal::Outlook,
     table::{Interests, Order, Reach},
 };
 
@@ -53,8 +54,8 @@ pub(super) struct Session {
 #[derive(Default)]
 pub(super) struct Asked {
     orders: Vec<Order>,
-    /// The server took some of them and refused others without saying which.
-    too_many: bool,
+    /// The server took some of them and refused others without saying which; this is what it said.
+    declined: Option<String>,
 }
 
 /// What was read and concerns the link.
@@ -108,11 +109,15 @@ impl Session {
             if work.join.is_empty() {
                 continue;
             }
-            for order in &work.join {
-                self.sub(&subject(&self.prefix, order), order.ticket.number());
-            }
-            self.fences.push(&mut self.out, Asked { orders: work.join, too_many: false });
+            self.ask(work.join);
         }
+    }
+
+    fn ask(&mut self, orders: Vec<Order>) {
+        for order in &orders {
+            self.sub(&subject(&self.prefix, order), order.ticket.number());
+        }
+        self.fences.push(&mut self.out, Asked { orders, declined: None });
     }
 
     /// Looks at the clock.
@@ -165,18 +170,32 @@ impl Session {
     }
 
     fn acknowledged(&mut self, asked: Asked) {
-        if asked.too_many {
-            // Some of them stand, and nobody knows which; so none may.
-            asked.orders.iter().for_each(|order| self.unsub(order.ticket.number()));
+        if let Some(text) = asked.declined {
+            return self.declined(asked.orders, &text);
         }
         let mut table = self.interests.lock();
         for order in asked.orders {
-            if asked.too_many {
-                table.refuse(order.ticket, "the server allows this user no more subscriptions");
-            } else {
-                self.missed |= table.stood(order.ticket);
-            }
+            self.missed |= table.stood(order.ticket);
         }
+    }
+
+    /// Some of these stand, and nobody knows which. They are asked for again by halves, until each that can stand does.
+    fn declined(&mut self, mut orders: Vec<Order>, text: &str) {
+        orders.iter().for_each(|order| self.unsub(order.ticket.number()));
+        orders.retain(|order| self.interests.lock().awaits(order.ticket));
+        if orders.is_empty() {
+            return;
+        }
+        if let [order] = orders.as_slice() {
+            let error = crate::refusal::nats(text).of_subscription(format!("the server says: {text}"));
+            if self.interests.lock().refuse(order.ticket, &error) {
+                tracing::warn!(reason = text, "the server no longer takes what it took before");
+            }
+            return;
+        }
+        let half = orders.split_off(orders.len() / 2);
+        self.ask(orders);
+        self.ask(half);
     }
 
     /// Finds what an error is about; `Some` when that is the connection itself.
@@ -194,18 +213,20 @@ impl Session {
                 });
                 // A server that takes back what it allowed before names a subscription that is not on its way.
                 let Some(order) = found else { return Some(format!("the server says: {}", text_of(text))) };
-                let reason = format!("the server forbids subscribing to `{refused}`");
-                if self.interests.lock().refuse(order.ticket, &reason) {
+                let error = Outlook::Stays.of_subscription(format!("the server forbids subscribing to `{refused}`"));
+                if self.interests.lock().refuse(order.ticket, &error) {
                     tracing::warn!(subject = refused, "the server no longer allows what it allowed before");
                 }
                 None
             }
-            Refusal::TooMany => {
-                if let Some(asked) = self.fences.front() {
-                    asked.too_many = true;
+            Refusal::SomeSubscription => match self.fences.front() {
+                Some(asked) if !asked.orders.is_empty() => {
+                    asked.declined = Some(text_of(text));
+                    None
                 }
-                None
-            }
+                // It is the probe's, without which nobody would know whether the link brings anything.
+                _ => Some(format!("the server says: {}", text_of(text))),
+            },
             Refusal::Publish(_) | Refusal::Other => Some(format!("the server says: {}", text_of(text))),
         }
     }

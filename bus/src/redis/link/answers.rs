@@ -4,7 +4,8 @@ use tokio::time::Instant;
 
 use super::{Lost, Owed, Session};
 use crate::{
-    redis::wire::Reply,
+    redis::{dial::DialError, role::Role, wire::Reply},
+    refusal,
     table::{Order, Reach},
 };
 
@@ -22,7 +23,18 @@ impl Session {
                 Some("pong") => self.pong(),
                 _ => Err(confused()),
             },
+            Reply::Map(_) => self.told_role(Role::of_reply(&reply)),
             Reply::Number(_) | Reply::Bytes(_) | Reply::Null => Err(confused()),
+        }
+    }
+
+    /// The server has said what it is.
+    fn told_role(&mut self, role: Role) -> Result<(), Lost> {
+        let Some(Owed::Role) = self.owed.front() else { return Err(confused()) };
+        self.owed.pop_front();
+        match role {
+            Role::Replica => Err(Lost::Because(DialError::Replica(self.server.clone()).to_string())),
+            Role::Master | Role::Unknown => Ok(()),
         }
     }
 
@@ -76,53 +88,73 @@ impl Session {
         if matches!(self.owed.front(), Some(Owed::Leave(_))) { self.left() } else { Ok(()) }
     }
 
-    /// The oldest command was refused, all of it.
+    /// The oldest command was refused, all of it. Whoever refuses is alive: the link goes on without what it does not need.
     fn refused(&mut self, text: String) -> Result<(), Lost> {
-        let forbidden = text.starts_with("NOPERM");
         match self.owed.pop_front() {
-            Some(Owed::Echo) if forbidden => Err(format!(
+            // Without it nobody would know whether the link brings anything.
+            Some(Owed::Echo) if text.starts_with("NOPERM") => Err(format!(
                 "the server forbids the broker's own subjects: allow &{}* ({text})",
                 self.shared.internal()
             )
             .into()),
-            Some(Owed::Join { orders, done: 0 }) if forbidden => {
-                self.joining -= orders.len();
-                self.forbidden(orders, &text);
-                Ok(())
-            }
+            Some(Owed::Echo) | None => Err(Lost::Because(text)),
             Some(Owed::Join { orders, done: 0 }) if self.shared.sharded && is_about_slots(&text) => {
                 self.joining -= orders.len();
                 self.shared.interests.lock().misplaced(orders[0].ticket);
                 self.shared.moved.notify_one();
                 Ok(())
             }
-            Some(Owed::Leave(_)) if self.shared.sharded && is_about_slots(&text) => Ok(()),
-            // Who may not even ping has an answer all the same.
-            Some(Owed::Pong) if forbidden => Ok(()),
-            _ => Err(Lost::Because(text)),
+            Some(Owed::Join { orders, done: 0 }) => {
+                self.joining -= orders.len();
+                self.declined(orders, &text);
+                Ok(())
+            }
+            // A command is refused as a whole, before any of it is acknowledged.
+            Some(Owed::Join { .. }) => Err(confused()),
+            Some(Owed::Leave(_)) => {
+                if !(self.shared.sharded && is_about_slots(&text)) {
+                    tracing::warn!(
+                        reason = text,
+                        "the bus does not take back a subscription; what comes for it is dropped"
+                    );
+                }
+                Ok(())
+            }
+            Some(Owed::Pong | Owed::Role) => Ok(()),
+        }
+    }
+
+    /// An ACL's pattern allows the channels that it matches, but of patterns only the one that reads as it does.
+    fn with_remedy(&self, orders: &[Order], text: &str) -> String {
+        match orders {
+            [order] if order.reach == Reach::Below && text.starts_with("NOPERM") => {
+                let pattern = self.shared.subject(order);
+                format!("{text} (a pattern must be in the ACL letter for letter: &{pattern})")
+            }
+            _ => text.to_owned(),
         }
     }
 
     /// Redis refuses a whole command for one forbidden channel, without saying which: halve it until the others stand.
     ///
     /// What was given up since the command was written is not asked for once more: its UNSUBSCRIBE may be on its way already,
-    /// and then nobody would ever take back what stands after it.
-    fn forbidden(&mut self, mut orders: Vec<Order>, text: &str) {
+    /// and then nobody would ever take back what stands after it. What is not about a channel is the same for each.
+    fn declined(&mut self, mut orders: Vec<Order>, text: &str) {
         {
             let table = self.shared.interests.lock();
             orders.retain(|order| table.awaits(order.ticket));
         }
-        if let [order] = orders.as_slice() {
-            let stood = self.shared.interests.lock().refuse(order.ticket, text);
-            if stood {
+        if orders.len() < 2 || !text.starts_with("NOPERM") {
+            let error = refusal::redis(text).of_subscription(self.with_remedy(&orders, text));
+            let mut interests = self.shared.interests.lock();
+            let stood = orders.iter().filter(|order| interests.refuse(order.ticket, &error)).count();
+            if stood > 0 {
                 tracing::error!(
                     reason = text,
-                    "the bus forbids a subscription that stood before; asking again from time to time"
+                    stood,
+                    "the bus refuses subscriptions that stood before; asking again from time to time"
                 );
             }
-            return;
-        }
-        if orders.is_empty() {
             return;
         }
         let half = orders.split_off(orders.len() / 2);
