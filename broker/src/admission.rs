@@ -2,8 +2,10 @@
 //!
 //! Knows nothing of sockets. What is counted here is given back when its [`Permit`] is dropped, however that comes about.
 
+pub mod bodies;
 mod forwarded;
 mod rate;
+pub mod sockets;
 
 use std::{
     collections::{HashMap, hash_map::Entry},

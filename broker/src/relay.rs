@@ -18,7 +18,7 @@ use clarion_protocol::{Uid, limits};
 use futures_util::StreamExt as _;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
-    header::{CONNECTION, CONTENT_LENGTH, FORWARDED, LOCATION, ORIGIN, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, LOCATION, ORIGIN, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
 };
 use http_body_util::{BodyDataStream, Empty};
@@ -109,7 +109,11 @@ async fn relay(node: &Arc<Node>, head: &mut Parts, home: &Peer) -> anyhow::Resul
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
     // Ends by itself when both ends of the request are done or dropped.
     node.tasks.spawn(connection.with_upgrades());
-    let request = request(node, head)?;
+    let mut request = request(node, head)?;
+    // HTTP/1.0 need not name one, and what goes on from here is HTTP/1.1.
+    if !request.headers().contains_key(HOST) {
+        request.headers_mut().insert(HOST, HeaderValue::from_str(address)?);
+    }
     let answer = timeout(ANSWER_TIMEOUT, sender.send_request(request)).await.context("it did not answer in time")??;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return carry::switch(node, head, answer).context("this connection cannot be upgraded");

@@ -9,9 +9,9 @@ use tokio::sync::Semaphore;
 
 /// Counts relayed connections and tells them to go, so many at a time. Cheap to clone.
 #[derive(Clone)]
-pub struct Relays(Arc<Shared>);
+pub struct Relays(Arc<Counts>);
 
-struct Shared {
+struct Counts {
     open: AtomicUsize,
     /// A permit for each connection that is to go; whoever gets one goes.
     goodbyes: Semaphore,
@@ -20,7 +20,7 @@ struct Shared {
 impl Relays {
     /// None yet.
     pub fn new() -> Self {
-        Self(Arc::new(Shared { open: AtomicUsize::new(0), goodbyes: Semaphore::new(0) }))
+        Self(Arc::new(Counts { open: AtomicUsize::new(0), goodbyes: Semaphore::new(0) }))
     }
 
     /// Counts one more, until the value is dropped.

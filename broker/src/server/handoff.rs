@@ -1,46 +1,42 @@
-//! The way out of HTTP. When a door hands its client's socket over, hyper's part ends: the response's head is written
+//! The handoff of a socket. When a door asks for its client's socket, hyper's part ends: the response's head is written
 //! here, and the socket goes to its shard. Neither a buffer nor a task is left of the request.
 
 use std::{
-    future,
-    io::{self, Write as _},
+    future, io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
 };
 
 use axum::response::Response;
 use bytes::Bytes;
-use http::{
-    HeaderMap, StatusCode, Version,
-    header::{CONTENT_LENGTH, DATE},
-};
+use http::{StatusCode, Version, header::CONTENT_LENGTH};
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt as _;
 
+use super::response_head;
 use crate::{doors::hand_over::HandOver, hub::Ticket, tls::Carrier};
 
-/// One connection's way out. Cheap to clone.
+/// Where one connection's handoff is prepared. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Exit(Arc<Shared>);
+pub(super) struct Handoff(Arc<Inner>);
 
 #[derive(Default)]
-struct Shared {
-    leaving: Mutex<Option<Leaving>>,
-    /// Somebody else is about to speak on the socket.
+struct Inner {
+    prepared: Mutex<Option<Prepared>>,
+    /// Somebody else is about to write to the socket.
     direct: AtomicBool,
 }
 
-/// A connection on its way to its shard.
-pub(super) struct Leaving {
+/// A handoff that can take place as soon as what was answered before is out.
+pub(super) struct Prepared {
     ticket: Ticket,
     /// The response's head, and what the client reads first after it.
     opening: Vec<u8>,
 }
 
-impl Exit {
+impl Handoff {
     /// Lets a response through. One that hands the socket over is kept here and never comes out: HTTP has nothing to say.
     pub(super) async fn pass(&self, version: Version, mut response: Response) -> Response {
         let Some(HandOver { ticket, greeting }) = HandOver::take(&mut response) else {
@@ -51,19 +47,19 @@ impl Exit {
         };
         // The length is that of a body that is not sent.
         response.headers_mut().remove(CONTENT_LENGTH);
-        let mut opening = head(version, response.status(), response.headers());
+        let mut opening = response_head::head(version, response.status(), response.headers());
         opening.extend_from_slice(&greeting);
-        *self.0.leaving.lock() = Some(Leaving { ticket, opening });
+        *self.0.prepared.lock() = Some(Prepared { ticket, opening });
         future::pending().await
     }
 
-    /// Whoever may leave now, when all that was said before is out: a client may have sent several requests at once, and gets
-    /// the answers to the first ones first.
-    pub(super) fn leaving(&self) -> Option<Leaving> {
-        self.0.leaving.lock().take()
+    /// The handoff that is to take place now, when all that was said before is out: a client may have sent several requests
+    /// at once, and gets the answers to the first ones first.
+    pub(super) fn prepared(&self) -> Option<Prepared> {
+        self.0.prepared.lock().take()
     }
 
-    /// From now on nothing that is said waits for the end of a turn: who upgrades its connection speaks without turns.
+    /// From now on nothing that is written waits for the end of a turn: who upgrades its connection writes without turns.
     pub(super) fn go_direct(&self) {
         self.0.direct.store(true, Ordering::Relaxed);
     }
@@ -73,32 +69,16 @@ impl Exit {
     }
 }
 
-impl Leaving {
-    /// Says the opening and gives the socket to the shard, with what was read from it beyond the request.
+impl Prepared {
+    /// Writes the opening and gives the socket to the shard, with what was read from it beyond the request.
     ///
     /// Whoever drops this, as a client that takes nothing makes its caller do, closes the connection.
-    pub(super) async fn go(self, mut socket: impl Carrier, read_ahead: Bytes) -> io::Result<()> {
+    pub(super) async fn complete(self, mut socket: impl Carrier, read_ahead: Bytes) -> io::Result<()> {
         socket.write_all(&self.opening).await?;
-        let (socket, session) = socket.into_parts()?;
-        self.ticket.attach(socket, session, read_ahead);
+        let (socket, tls) = socket.into_parts()?;
+        self.ticket.attach(socket, tls, read_ahead);
         Ok(())
     }
-}
-
-/// The head of a response as bytes.
-fn head(version: Version, status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
-    let mut head = Vec::with_capacity(512);
-    write!(head, "{version:?} {status}\r\n").expect("memory takes what is written");
-    for (name, value) in headers {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            head.extend_from_slice(part);
-        }
-    }
-    if !headers.contains_key(DATE) {
-        write!(head, "date: {}\r\n", httpdate::fmt_http_date(SystemTime::now())).expect("memory takes what is written");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
 }
 
 #[cfg(test)]
@@ -129,24 +109,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_leaves_never_answers() {
-        let exit = Exit::default();
-        assert!(exit.leaving().is_none());
-        let passing = exit.pass(Version::HTTP_11, handed_over().await);
+    async fn who_hands_over_never_answers() {
+        let handoff = Handoff::default();
+        assert!(handoff.prepared().is_none());
+        let passing = handoff.pass(Version::HTTP_11, handed_over().await);
         assert!(passing.now_or_never().is_none());
-        let opening = String::from_utf8(exit.leaving().unwrap().opening).unwrap();
+        let opening = String::from_utf8(handoff.prepared().unwrap().opening).unwrap();
         assert!(opening.starts_with("HTTP/1.1 200 OK\r\ndate: ") && opening.ends_with("GMT\r\n\r\nhello"), "{opening}");
-        assert!(exit.leaving().is_none(), "once");
+        assert!(handoff.prepared().is_none(), "once");
     }
 
     #[tokio::test]
     async fn other_answers_pass() {
-        let exit = Exit::default();
-        let response = exit.pass(Version::HTTP_11, Response::new(Body::empty())).await;
-        assert_eq!((response.status(), exit.leaving().is_none(), exit.is_direct()), (StatusCode::OK, true, false));
+        let handoff = Handoff::default();
+        let response = handoff.pass(Version::HTTP_11, Response::new(Body::empty())).await;
+        assert_eq!(
+            (response.status(), handoff.prepared().is_none(), handoff.is_direct()),
+            (StatusCode::OK, true, false)
+        );
         let mut switching = Response::new(Body::empty());
         *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        exit.pass(Version::HTTP_11, switching).await;
-        assert!(exit.leaving().is_none() && exit.is_direct());
+        handoff.pass(Version::HTTP_11, switching).await;
+        assert!(handoff.prepared().is_none() && handoff.is_direct());
     }
 }
