@@ -3,12 +3,14 @@
 //! Knows nothing of sockets. What is counted here is given back when the value that stands for it is dropped, however that
 //! comes about.
 
+pub mod bodies;
 mod forwarded;
 mod hop;
 mod ledger;
 mod metrics;
 mod rate;
 mod refusal;
+pub mod sockets;
 
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 

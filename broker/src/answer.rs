@@ -20,13 +20,20 @@ use http::{
 use rand::Rng as _;
 use serde_json::json;
 
-use crate::{admission::TooMany, auth::AuthError, ingress::AcquireError};
+use crate::{
+    admission::{TooMany, bodies::Full},
+    auth::AuthError,
+    ingress::AcquireError,
+};
 
 /// After how many seconds a publisher may try again: a bus reconnects within five (`bus.reconnect_max`), mostly sooner.
 const RETRY_AFTER_BUS: Duration = Duration::from_secs(2);
 
 /// After how many seconds it is worth looking whether somebody has left.
 const RETRY_AFTER_FULL: Duration = Duration::from_secs(10);
+
+/// After how many seconds there is room for bodies again: most are done with in milliseconds.
+const RETRY_AFTER_BODIES: Duration = Duration::from_secs(1);
 
 /// Bounds of the pause that an event stream is told, in milliseconds: wide enough that a node's clients do not come back at once.
 const RETRY_EVENT_STREAM: std::ops::Range<u32> = 1_000..5_000;
@@ -237,6 +244,12 @@ impl From<TooMany> for Problem {
         }
         // Somebody has to leave before there is room for one more, and nobody knows when that is.
         told.retry_after(error.retry_after().unwrap_or_else(|| jittered(RETRY_AFTER_FULL)))
+    }
+}
+
+impl From<Full> for Problem {
+    fn from(error: Full) -> Self {
+        Self::overloaded("bodies_full", error.to_string(), jittered(RETRY_AFTER_BODIES))
     }
 }
 

@@ -27,8 +27,8 @@ pub async fn publish(State(node): State<Arc<Node>>, request: Request) -> Result<
     let (head, body) = request.into_parts();
     let caller = node.caller(&head).await?;
     node.may_publish(&caller, &channel)?;
-    let payload = body::payload(&head, body, node.settings.payload).await?;
-    let id = node.publish(Via::Http, Publication::raw(channel, payload)).await?;
+    let payload = body::payload(&node.bodies, &head, body, node.settings.payload).await?;
+    let id = node.publish(Via::Http, Publication::raw(channel, payload.bytes.clone())).await?;
     Ok(Json(taken(&id)).into_response())
 }
 
@@ -39,8 +39,9 @@ pub async fn publish(State(node): State<Arc<Node>>, request: Request) -> Result<
 pub async fn batch(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     let caller = node.caller(&head).await?;
-    let json = body::read(&head, body, limits::BATCH_BYTES).await?;
-    let messages: Vec<&RawValue> = serde_json::from_slice(&json).map_err(|error| bad_json(&error))?;
+    node.auth.may_publish_something(&caller.identity, caller.backend)?;
+    let json = body::read(&node.bodies, &head, body, limits::BATCH_BYTES).await?;
+    let messages: Vec<&RawValue> = serde_json::from_slice(&json.bytes).map_err(|error| bad_json(&error))?;
     let results = publish_all(&node, &caller, Via::Batch, &messages).await?;
     if let Some(problem) = nothing_taken(&results) {
         return Err(problem.clone());

@@ -282,6 +282,23 @@ impl Auth {
         }
     }
 
+    /// Whether there is anything that somebody may publish, which can be said before it is known what: a batch from nobody
+    /// who may is not read.
+    ///
+    /// # Errors
+    /// As [`Auth::may_publish`].
+    pub fn may_publish_something(&self, who: &Identity, backend: bool) -> Result<(), AuthError> {
+        let open = |publish| publish == Publish::Anyone || (publish == Publish::SignedIn && who.user.is_some());
+        let signing_in_helps = self.rules.publish().any(|publish| publish == Publish::SignedIn);
+        let error = match &who.user {
+            _ if backend || self.rules.publish().any(open) => return Ok(()),
+            None if signing_in_helps => AuthError::Unauthorized { reason: Unauthorized::NoToken },
+            None => AuthError::Unauthorized { reason: Unauthorized::NoApiKey },
+            Some(_) => AuthError::Forbidden { reason: Forbidden::BackendOnly },
+        };
+        Err(self.refuse(error))
+    }
+
     /// Whether somebody may do what only backends do; `backend` is what [`Auth::backend`] said.
     ///
     /// # Errors

@@ -38,6 +38,9 @@ pub use reference::{page as reference, schema};
 /// one with 7,680 only 1,600.
 const PATTERNS_ON_REDIS: u32 = 256;
 
+/// HTTP connections that an address may have beside those that become its WebSockets and event streams.
+const HTTP_BESIDE: u32 = 16;
+
 /// All settings of a node.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -172,6 +175,20 @@ impl Config {
     #[must_use]
     pub fn is_development(&self) -> bool {
         self.auth.is_development()
+    }
+
+    /// How many connections may speak HTTP.
+    #[must_use]
+    pub fn sockets(&self) -> admission::sockets::Config {
+        let Limits { http_connections, http_per_address, per_address, .. } = self.limits;
+        // Whoever counts addresses knows that they are his clients'. Each of them comes by HTTP first, and asks a little more.
+        let derived = if per_address == 0 { 0 } else { per_address.saturating_add(HTTP_BESIDE) };
+        let per_address = if http_per_address == 0 { derived } else { http_per_address };
+        admission::sockets::Config {
+            http: http_connections.try_into().ok(),
+            http_per_address: per_address.try_into().ok(),
+            trusted_proxies: self.trusted_proxies.clone(),
+        }
     }
 
     /// What admission needs of it.

@@ -16,8 +16,9 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use clarion_bus::Link;
-use clarion_hub::{Framing, Open, Opened, Subscription, Ticket, Voice, voice::Mute};
+use clarion_hub::{Framing, Leaving, Open, Subscription, Voice, voice::Mute};
 use clarion_protocol::{Channel, Door, Interest, Wording};
 use http::{
     HeaderMap, Method, StatusCode,
@@ -25,6 +26,7 @@ use http::{
     request::Parts,
 };
 
+use self::hand_over::HandOver;
 use crate::{
     answer::{self, Problem, problem},
     auth::{AuthError, Unauthorized},
@@ -150,16 +152,16 @@ struct ConnectionRequest {
 
 /// What a request for a connection leads to.
 enum Outcome {
-    /// The connection is registered here, and hears what it asked for.
-    Registered(Ticket, Caller),
+    /// The client is let in here.
+    Here(HandOver, Caller),
     /// Somebody else answered, or is to be asked.
     Elsewhere(Response),
 }
 
 impl ConnectionRequest {
-    /// Asks the questions that all doors ask, in their order. Interests stand before the connection is registered, and it is
-    /// registered before the client is told yes, so that nothing is missed in between.
-    async fn register(self, node: &Arc<Node>, head: &mut Parts) -> Result<Outcome, Problem> {
+    /// Asks the questions that all doors ask, in their order. Interests stand before the connection is registered, and its
+    /// shard registers it before it tells the client yes, so that nothing is missed in between.
+    async fn admit(self, node: &Arc<Node>, head: &mut Parts) -> Result<Outcome, Problem> {
         let caller = node.newcomer(head).await?;
         let interests = self.wanted.interests(&caller)?;
         if let Some(response) = relay::away(node, head, &caller).await? {
@@ -167,6 +169,9 @@ impl ConnectionRequest {
         }
         let policies = interests.iter().map(|interest| node.may_subscribe(&caller, interest));
         let policies: Vec<_> = policies.collect::<Result<_, _>>()?;
+        if node.hub.is_leaving() {
+            return Err(Leaving.into());
+        }
         if matches!(*node.ingress.link().borrow(), Link::Down(_)) {
             return Err(Problem::no_bus());
         }
@@ -201,8 +206,9 @@ impl ConnectionRequest {
             voice,
             lease: permit.into_place(),
         };
-        let Opened { ticket, .. } = node.hub.open(open, subscriptions.collect()).await?;
-        Ok(Outcome::Registered(ticket, caller))
+        let hand_over =
+            HandOver { hub: node.hub.clone(), open, subscriptions: subscriptions.collect(), greeting: Bytes::new() };
+        Ok(Outcome::Here(hand_over, caller))
     }
 }
 

@@ -15,6 +15,8 @@ use tokio::time::{self, Instant};
 
 pub use node::Node;
 
+/// What load balancers get to notice, unless it is set.
+const WAIT: Duration = Duration::from_secs(5);
 /// The pause between two batches: short enough that a batch is a small part of all, long enough to be no busy loop.
 const BATCH_PAUSE: Duration = Duration::from_millis(100);
 /// The smallest batch: 200 reconnects a second disturb nobody, and a node with few connections need not linger.
@@ -31,10 +33,11 @@ const FLUSH_TIME: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// From readiness red to the last accept: load balancers look every few seconds and then need a moment to be told.
+    /// From readiness red to the last accept: load balancers look every few seconds and then need a moment to be told. 5
+    /// seconds unless it is set, and nothing in development mode on loopback, where nobody balances.
     #[serde(with = "humantime_serde")]
-    #[schemars(with = "Duration")]
-    pub wait: Duration,
+    #[schemars(with = "Option<Duration>")]
+    pub wait: Option<Duration>,
     /// Over how long connections are closed, so that the other nodes take them in one by one. As long as the deadline
     /// leaves, unless it is set; a node with few connections takes less.
     #[serde(with = "humantime_serde")]
@@ -48,7 +51,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { wait: Duration::from_secs(5), close_over: None, deadline: limits::DRAIN_TIMEOUT }
+        Self { wait: None, close_over: None, deadline: limits::DRAIN_TIMEOUT }
     }
 }
 
@@ -56,9 +59,9 @@ impl Config {
     /// What is wrong with it: the key within the table and what is expected.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, String)> {
-        let (wait, deadline) = (humantime::format_duration(self.wait), humantime::format_duration(self.deadline));
+        let (wait, deadline) = (humantime::format_duration(self.waiting()), humantime::format_duration(self.deadline));
         let fixed = humantime::format_duration(ends());
-        match (self.deadline.checked_sub(self.wait + ends()), self.close_over) {
+        match (self.deadline.checked_sub(self.waiting() + ends()), self.close_over) {
             (None, _) => {
                 vec![("wait", format!("{wait} and {fixed} for goodbyes do not fit the deadline of {deadline}"))]
             }
@@ -70,9 +73,14 @@ impl Config {
         }
     }
 
+    /// How long load balancers are waited for.
+    fn waiting(&self) -> Duration {
+        self.wait.unwrap_or(WAIT)
+    }
+
     /// Over how long connections are closed.
     fn closing(&self) -> Duration {
-        let rest = self.deadline.saturating_sub(self.wait + ends());
+        let rest = self.deadline.saturating_sub(self.waiting() + ends());
         self.close_over.map_or(rest, |close_over| close_over.min(rest))
     }
 }
@@ -136,8 +144,8 @@ pub async fn run(config: &Config, steps: &impl Steps, metrics: &Metrics, since: 
     metrics.draining.set(1);
     steps.unready();
     bounded("leave the ring", BUS_TIME, steps.leave_ring()).await;
-    tracing::info!(wait = ?config.wait, connections = steps.connections(), "left the ring; waiting for the load balancer");
-    time::sleep(config.wait).await;
+    tracing::info!(wait = ?config.waiting(), connections = steps.connections(), "left the ring; waiting for the load balancer");
+    time::sleep(config.waiting()).await;
     bounded("stop accepting", BUS_TIME, steps.stop_accepting()).await;
     // Reckoned back from the deadline, whatever the steps before it took.
     let until = (Instant::now() + config.closing()).min(deadline - BUS_TIME - FLUSH_TIME);

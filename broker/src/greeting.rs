@@ -5,12 +5,14 @@ use clarion_broker::{
     server::Running,
 };
 
+use crate::logging;
+
 /// For machines one record, for people the addresses and what to type.
 pub(crate) fn say(config: &Config, running: &Running) {
     let (listen, admin, node) = (running.listen, running.admin, &running.node);
     tracing::info!(%listen, %admin, %node, bus = %config.bus.url, version = env!("CARGO_PKG_VERSION"), "listening");
     match config.log.format {
-        LogFormat::Text => print(&text(config, running)),
+        LogFormat::Text => logging::say(text(config, running)),
         LogFormat::Json if config.is_development() => {
             tracing::warn!(
                 "development mode: no keys are configured, so whoever reaches this node may hear and publish everything"
@@ -45,14 +47,9 @@ fn text(config: &Config, running: &Running) -> String {
         "\nClarion {version}: node {node} on the bus {kind}\n  clients and publishers: {scheme}://{listen}\n  \
          health and metrics:     http://{admin}{mode}\n\n  Try, in two terminals:\n    \
          curl{trust} -N -H 'Accept: text/event-stream' {scheme}://{listen}/news\n    \
-         curl{trust}{key} -d 'data=hello' {scheme}://{listen}/news\n    {bus}\n{page}\n",
+         curl{trust}{key} -d 'data=hello' {scheme}://{listen}/news\n    {bus}\n{page}\n\n",
         version = env!("CARGO_PKG_VERSION"),
         node = running.node,
         kind = config.bus.url.kind(),
     )
-}
-
-#[expect(clippy::print_stderr, reason = "a greeting for the person who has just started it")]
-fn print(text: &str) {
-    eprintln!("{text}");
 }

@@ -1,20 +1,22 @@
 //! The process: arguments, logging, configuration, start, signals, the end and its status.
 
 mod greeting;
+mod logging;
 
-use std::{io::IsTerminal as _, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, error::ErrorKind};
 use clarion_broker::{
-    config::{self, Args, Command, Config, LogFormat},
+    config::{self, Args, Command, Config},
     server::{self, CannotListen, Running, Shutdown},
 };
 use clarion_bus::Link;
+use logging::Logging;
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
+    time::{Instant, timeout_at},
 };
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// The arguments or the configuration are wrong (EX_USAGE of sysexits.h).
 const USAGE: u8 = 64;
@@ -79,7 +81,7 @@ fn describe(schema: bool) -> ExitCode {
 }
 
 fn run(config: &Config) -> ExitCode {
-    log(config);
+    let log = Logging::start(&config.log);
     let alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
     // On one core the only shard runs on the runtime's thread as well; where more shards are asked for, they get theirs.
     let mut runtime = match config.limits.shards {
@@ -87,12 +89,12 @@ fn run(config: &Config) -> ExitCode {
         _ => Builder::new_multi_thread(),
     };
     match runtime.enable_all().build() {
-        Ok(runtime) => runtime.block_on(live(config)),
+        Ok(runtime) => runtime.block_on(live(config, &log)),
         Err(error) => fail(SOFTWARE, &format!("the runtime cannot be started: {error}\n")),
     }
 }
 
-async fn live(config: &Config) -> ExitCode {
+async fn live(config: &Config, log: &Logging) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -102,7 +104,10 @@ async fn live(config: &Config) -> ExitCode {
         Err(error) if error.is::<CannotListen>() => return fail(USAGE, &format!("{error}\n")),
         Err(error) => return fail(SOFTWARE, &format!("{error:#}\n")),
     };
-    tokio::spawn(signals(shutdown));
+    if let Err(error) = log.register(&running.registry) {
+        return fail(SOFTWARE, &format!("{error}\n"));
+    }
+    tokio::spawn(signals(shutdown, log.clone()));
     greeting::say(config, &running);
     if let Some(patience) = config.require_bus
         && let Err(reason) = bus_within(&running, patience).await
@@ -128,47 +133,35 @@ async fn bus_within(running: &Running, patience: Duration) -> Result<(), String>
     }
 }
 
-/// The first signal asks the node to leave in order, the second ends the process at once.
-async fn signals(shutdown: Shutdown) {
+/// Signals this soon after the first one are the same request: a terminal signals a whole group of processes, and a parent among
+/// them passes its own on; some supervisors signal both. A person who has lost patience takes longer.
+const SAME_REQUEST: Duration = Duration::from_millis(500);
+
+/// The first signal asks the node to leave in order, a later one ends the process at once.
+async fn signals(shutdown: Shutdown, log: Logging) {
     let wanted = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
     let [Ok(mut terminate), Ok(mut interrupt)] = wanted else {
         tracing::error!("signals cannot be heard: the process can only be killed");
         return;
     };
-    for first in [true, false] {
+    let mut next = async || {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        if first {
-            tracing::info!("leaving; a second signal ends the process at once");
-            shutdown.cancel();
-        }
-    }
+    };
+    next().await;
+    tracing::info!("leaving; a second signal ends the process at once");
+    shutdown.cancel();
+    let same = Instant::now() + SAME_REQUEST;
+    while timeout_at(same, next()).await.is_ok() {}
+    next().await;
     tracing::warn!("ended by a second signal");
+    log.finish();
     std::process::exit(i32::from(SOFTWARE));
 }
 
-fn log(config: &Config) {
-    let filter = EnvFilter::new(&config.log.level);
-    let registry = tracing_subscriber::registry().with(filter);
-    match config.log.format {
-        LogFormat::Text => registry
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .with_ansi(std::io::stderr().is_terminal())
-                    .with_writer(std::io::stderr),
-            )
-            .init(),
-        LogFormat::Json => {
-            let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
-            registry.with(layer).init();
-        }
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "the last word of a process that cannot log yet, or any more")]
 fn fail(status: u8, text: &str) -> ExitCode {
-    eprint!("clarion-broker: {text}");
+    logging::say(format!("clarion-broker: {text}"));
     ExitCode::from(status)
 }

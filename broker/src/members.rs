@@ -189,7 +189,12 @@ impl Members {
             said_goodbye: CancellationToken::new(),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(shared.clone(), internals));
+        let ended = Ended(shared.clone());
+        let life = run(shared.clone(), internals);
+        tasks.spawn(async move {
+            let _ended = ended;
+            life.await;
+        });
         Arc::new(Self { shared, _tasks: tasks })
     }
 
@@ -282,9 +287,28 @@ pub struct Disconnected {
     pub partial: bool,
 }
 
+/// Says so when a member's task ends, by a panic as well, although the node has not left: it would be a member no more, and
+/// the node would go on as if it were.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if !self.0.leaving.is_cancelled() {
+            self.0.failed.send_if_modified(|failed| {
+                let first = failed.is_none();
+                failed.get_or_insert(MembersError::Ended);
+                first
+            });
+        }
+    }
+}
+
 /// Why a node cannot be a member. It should exit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MembersError {
+    /// Its own task has ended.
+    #[error("the task that speaks with the other nodes ended")]
+    Ended,
     /// Another process has the same name.
     #[error(
         "another node (process {instance}) is called `{node}` as well: give each a name of its own with --node or CLARION_NODE"

@@ -23,7 +23,7 @@ pub use relays::{Relayed, Relays};
 pub use crate::ingress::Via;
 
 use crate::{
-    admission::{Admission, Hops, ProxyHeader},
+    admission::{Admission, Hops, ProxyHeader, bodies::Bodies},
     answer::Problem,
     auth::{Auth, AuthError, Identity, Policy},
     config::Pin,
@@ -43,6 +43,8 @@ pub struct Node {
     pub auth: Arc<Auth>,
     /// How many may come.
     pub admission: Arc<Admission>,
+    /// How much of what requests carry is held.
+    pub bodies: Bodies,
     /// What was configured.
     pub settings: Settings,
     /// What is counted here.
@@ -220,6 +222,8 @@ pub struct AcceptMetrics {
     pub accepted: IntCounter,
     /// Connections that were only told to come back.
     pub limited: IntCounter,
+    /// Connections that were hung up on at once.
+    pub refused: IntCounter,
     /// Accepts that failed.
     pub failed: IntCounter,
 }
@@ -228,12 +232,17 @@ impl AcceptMetrics {
     /// Counters that nobody sees, for a listener that is not for clients.
     pub fn unseen() -> Self {
         let counter = || IntCounter::new("unseen", "not registered").expect("the name is valid");
-        Self { accepted: counter(), limited: counter(), failed: counter() }
+        Self { accepted: counter(), limited: counter(), refused: counter(), failed: counter() }
     }
 
     fn new(outcomes: &IntCounterVec) -> Self {
         let outcome = |label| outcomes.with_label_values(&[label]);
-        Self { accepted: outcome("accepted"), limited: outcome("limited"), failed: outcome("failed") }
+        Self {
+            accepted: outcome("accepted"),
+            limited: outcome("limited"),
+            refused: outcome("refused"),
+            failed: outcome("failed"),
+        }
     }
 }
 

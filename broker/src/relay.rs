@@ -19,7 +19,7 @@ use clarion_protocol::{Uid, limits};
 use futures_util::StreamExt as _;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
-    header::{CONNECTION, CONTENT_LENGTH, FORWARDED, LOCATION, ORIGIN, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, LOCATION, ORIGIN, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
 };
 use http_body_util::{BodyDataStream, Empty};
@@ -112,7 +112,12 @@ async fn relay(
     place: Permit,
 ) -> anyhow::Result<Response> {
     let address = home.advertise.as_deref().context("it advertises no address")?;
-    let answer = first_answer(&node.tasks, address, request(node, head, home, client)?).await?;
+    let mut request = request(node, head, home, client)?;
+    // HTTP/1.0 need not name one, and what goes on from here is HTTP/1.1.
+    if !request.headers().contains_key(HOST) {
+        request.headers_mut().insert(HOST, HeaderValue::from_str(address)?);
+    }
+    let answer = first_answer(&node.tasks, address, request).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return carry::switch(node, head, answer, place).context("this connection cannot be upgraded");
     }

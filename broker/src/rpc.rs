@@ -24,7 +24,7 @@ use axum::{
 };
 use clarion_protocol::limits;
 use http::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
@@ -62,7 +62,7 @@ struct Call<'a> {
 }
 
 /// Why a call has no result.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 struct Failure {
     code: i32,
     message: String,
@@ -106,21 +106,21 @@ pub async fn rpc(State(node): State<Arc<Node>>, request: Request) -> Result<Resp
     let (head, body) = request.into_parts();
     let caller = node.caller(&head).await?;
     node.auth.must_be_backend(&caller.identity, caller.backend)?;
-    let json = body::read(&head, body, limits::BATCH_BYTES).await?;
+    let json = body::read(&node.bodies, &head, body, limits::BATCH_BYTES).await?;
     // Done to its end even when the caller hangs up: a batch that stops halfway helps nobody.
-    let answer = tokio::spawn(async move { answer_all(&node, &caller, &json).await }).await;
+    let answer = tokio::spawn(async move { answer_all(&node, &caller, &json.bytes).await }).await;
     let answer = answer.unwrap_or_else(|error| {
         tracing::error!(%error, "a remote procedure call broke");
-        Some(reply("null", Err(Failure::new(INTERNAL_ERROR, "internal", "something broke here"))))
+        Some(reply(RawValue::NULL, Err(Failure::new(INTERNAL_ERROR, "internal", "something broke here"))))
     });
     Ok(answer.map_or_else(|| StatusCode::NO_CONTENT.into_response(), |answer| Json(answer).into_response()))
 }
 
 /// `None` when there were only notifications.
-async fn answer_all(node: &Arc<Node>, caller: &Caller, json: &[u8]) -> Option<Value> {
+async fn answer_all(node: &Arc<Node>, caller: &Caller, json: &[u8]) -> Option<Box<RawValue>> {
     let whole: &RawValue = match serde_json::from_slice(json) {
         Ok(whole) => whole,
-        Err(error) => return Some(reply("null", Err(Failure::parse(&error)))),
+        Err(error) => return Some(reply(RawValue::NULL, Err(Failure::parse(&error)))),
     };
     if !whole.get().starts_with('[') {
         return match read(whole) {
@@ -131,18 +131,18 @@ async fn answer_all(node: &Arc<Node>, caller: &Caller, json: &[u8]) -> Option<Va
     let calls: Vec<&RawValue> = serde_json::from_str(whole.get()).expect("it is JSON and an array");
     if calls.is_empty() || calls.len() > limits::BATCH_MESSAGES {
         let message = format!("a batch has 1 to {} calls, this one has {}", limits::BATCH_MESSAGES, calls.len());
-        return Some(reply("null", Err(Failure::request(&message))));
+        return Some(reply(RawValue::NULL, Err(Failure::request(&message))));
     }
     let answers = answer_batch(node, caller, &calls).await;
-    (!answers.is_empty()).then(|| answers.into())
+    (!answers.is_empty()).then(|| raw(&answers))
 }
 
 /// The calls in their order, but that `online` after `online` is asked of the members together: a thousand of them take as
 /// long as one. A member that did not answer is not waited for again in the same batch.
-async fn answer_batch(node: &Arc<Node>, caller: &Caller, calls: &[&RawValue]) -> Vec<Value> {
+async fn answer_batch(node: &Arc<Node>, caller: &Caller, calls: &[&RawValue]) -> Vec<Box<RawValue>> {
     let (mut answers, mut silent) = (Vec::new(), BTreeSet::new());
     let calls: Vec<_> = calls.iter().map(|call| read(call)).collect();
-    let asks = |call: &Result<Call<'_>, Value>| call.as_ref().is_ok_and(|call| call.method == call::ONLINE);
+    let asks = |call: &Result<Call<'_>, Box<RawValue>>| call.as_ref().is_ok_and(|call| call.method == call::ONLINE);
     for run in calls.chunk_by(|one, next| asks(one) && asks(next)) {
         match run {
             [Err(answer), ..] => answers.push(answer.clone()),
@@ -159,20 +159,20 @@ async fn answer_batch(node: &Arc<Node>, caller: &Caller, calls: &[&RawValue]) ->
 }
 
 /// Reads one call, or says in an answer why it is none.
-fn read(json: &RawValue) -> Result<Call<'_>, Value> {
-    let refused = |why: &str| reply("null", Err(Failure::request(why)));
+fn read(json: &RawValue) -> Result<Call<'_>, Box<RawValue>> {
+    let refused = |why: &str| reply(RawValue::NULL, Err(Failure::request(why)));
     let call: Call<'_> = api::object(json.get()).map_err(|error| refused(&error))?;
     call.wrong().map_or(Ok(call), |wrong| Err(refused(wrong)))
 }
 
-async fn answer_one(node: &Arc<Node>, caller: &Caller, call: &Call<'_>) -> Option<Value> {
+async fn answer_one(node: &Arc<Node>, caller: &Caller, call: &Call<'_>) -> Option<Box<RawValue>> {
     call.reply(call::dispatch(node, caller, &call.method, call.params).await)
 }
 
 impl Call<'_> {
     /// What is answered; nothing to a notification.
-    fn reply(&self, result: Result<Value, Failure>) -> Option<Value> {
-        self.id.map(|id| reply(id.get(), result))
+    fn reply(&self, result: Result<Value, Failure>) -> Option<Box<RawValue>> {
+        self.id.map(|id| reply(id, result))
     }
 
     /// What makes this no request of JSON-RPC 2.0.
@@ -188,15 +188,26 @@ impl Call<'_> {
     }
 }
 
-/// One answer. The id is JSON already and goes back as it came.
-fn reply(id: &str, result: Result<Value, Failure>) -> Value {
-    let id: Value = serde_json::from_str(id).unwrap_or_default();
-    match result {
-        Ok(result) => json!({ "jsonrpc": "2.0", "result": result, "id": id }),
-        Err(failure) => json!({
-            "jsonrpc": "2.0",
-            "error": { "code": failure.code, "message": failure.message, "data": failure.data },
-            "id": id,
-        }),
-    }
+/// One answer, its members in the order of their names.
+#[derive(Serialize)]
+struct Reply<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Failure>,
+    /// As it came: of a number that JSON can write and this machine cannot hold, or of `1e2`, another one would go back.
+    id: &'a RawValue,
+    jsonrpc: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Value>,
+}
+
+fn reply(id: &RawValue, result: Result<Value, Failure>) -> Box<RawValue> {
+    let (result, error) = match result {
+        Ok(result) => (Some(result), None),
+        Err(failure) => (None, Some(failure)),
+    };
+    raw(&Reply { error, id, jsonrpc: "2.0", result })
+}
+
+fn raw(value: &impl Serialize) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).expect("JSON in memory can be written")
 }

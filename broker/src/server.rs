@@ -1,16 +1,20 @@
 //! The edge: opens the listeners, builds and wires everything below, serves, and leaves in order.
 
 mod accept;
-mod exit;
-mod leave;
-mod line;
+mod connection;
+mod corked;
+mod drain_steps;
+mod handoff;
 mod listen;
+mod malformed;
+mod memory;
+mod progress;
+mod response_head;
 mod routes;
-mod trim;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clarion_bus::{BusConfig, BusHandle, BusUrl, ConfigError, Link, Sink};
 use clarion_hub::{self as hub, Hub};
 use clarion_protocol::NodeName;
@@ -19,7 +23,7 @@ use tokio::{
     net::TcpListener,
     runtime::{Handle, RuntimeFlavor},
     sync::watch,
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::Instant,
 };
 use tokio_util::{
@@ -29,7 +33,7 @@ use tokio_util::{
 
 use crate::{
     admin,
-    admission::{Admission, Hops},
+    admission::{Admission, Hops, bodies::Bodies, sockets::Sockets},
     auth::Auth,
     config::Config,
     drain,
@@ -40,8 +44,9 @@ use crate::{
     tls,
 };
 
-use accept::{Acceptor, Reins};
+use accept::{Acceptor, Lifecycle, Limits};
 pub use listen::CannotListen;
+use progress::Times;
 
 /// Cancelled when the node is to leave.
 pub type Shutdown = CancellationToken;
@@ -56,6 +61,8 @@ pub struct Running {
     pub node: NodeName,
     /// Whether it can deliver.
     pub ready: Ready,
+    /// What it counts, for whoever has something to add.
+    pub registry: Registry,
     link: watch::Receiver<Link>,
     life: AbortOnDropHandle<anyhow::Result<()>>,
 }
@@ -95,9 +102,9 @@ pub async fn start_with(
     let listeners = listen::listen([("--listen", config.listen), ("--admin-listen", config.admin_listen)])?;
     let [listen, admin] = [listeners[0].local_addr()?, listeners[1].local_addr()?];
     let parts = Parts::build(&config, connect)?;
-    let (ready, link) = (parts.ready.clone(), parts.node.ingress.link());
+    let (ready, link, registry) = (parts.ready.clone(), parts.node.ingress.link(), parts.registry.clone());
     let life = tokio::spawn(live(config.clone(), parts, listeners, shutdown));
-    Ok(Running { listen, admin, node: config.node, ready, link, life: AbortOnDropHandle::new(life) })
+    Ok(Running { listen, admin, node: config.node, ready, registry, link, life: AbortOnDropHandle::new(life) })
 }
 
 /// All parts of a node, wired and not yet listening.
@@ -107,6 +114,7 @@ struct Parts {
     ready: Ready,
     registry: Registry,
     tls: Option<Arc<tls::Server>>,
+    sockets: Arc<Sockets>,
     probe: probe::Metrics,
     drain: drain::Metrics,
 }
@@ -159,6 +167,7 @@ impl Parts {
             members,
             auth,
             admission: Admission::new(&config.admission(), &registry)?,
+            bodies: Bodies::new(config.limits.bodies.bytes(), &registry)?,
             settings,
             metrics: Metrics::new(&registry)?,
             tasks: TaskTracker::new(),
@@ -167,10 +176,11 @@ impl Parts {
             hops,
             ids: ConnectionIds::default(),
         });
+        let sockets = Sockets::new(config.sockets(), descriptors(), &registry)?;
         let (probe, drain) = (probe::Metrics::new(&registry)?, drain::Metrics::new(&registry)?);
         let ready = Ready::new();
         ready.register(&registry)?;
-        Ok(Self { node, bus, ready, registry, tls, probe, drain })
+        Ok(Self { node, bus, ready, registry, tls, sockets, probe, drain })
     }
 }
 
@@ -196,69 +206,128 @@ fn held(config: &Config) -> hub::Config {
     }
 }
 
+/// How many descriptors this process may have; `None` for no limit.
+fn descriptors() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// The node's own tasks, none of which ends as long as the node lives: where one does, the node is only half there.
+type Background = JoinSet<&'static str>;
+
+fn spawn(background: &mut Background, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    background.spawn(async move {
+        task.await;
+        name
+    });
+}
+
 /// A node's life: serve until told to leave, then leave. What it started ends with it.
 async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdown: Shutdown) -> anyhow::Result<()> {
-    let Parts { node, bus, ready, registry, tls, probe, drain } = parts;
+    let Parts { node, bus, ready, registry, tls, sockets, probe, drain } = parts;
     let mut background = JoinSet::new();
-    background.spawn(probe::run(bus, config.probe.clone(), ready.clone(), probe));
-    background.spawn(watch_keys(node.auth.clone(), ready.clone()));
-    background.spawn(trim::run(node.metrics.accepts.accepted.clone(), node.hub.clone()));
+    spawn(&mut background, "the probe", probe::run(bus, config.probe.clone(), ready.clone(), probe));
+    if let Some(missing) = node.auth.keys_missing() {
+        spawn(&mut background, "the issuer's keys", watch_keys(node.auth.clone(), missing, ready.clone()));
+    }
+    let open = {
+        let (node, sockets) = (node.clone(), sockets.clone());
+        move || u64::from(sockets.open_now()) + (node.hub.connections() + node.relays.open()) as u64
+    };
+    spawn(&mut background, "giving memory back", memory::run(node.metrics.accepts.accepted.clone(), open));
     if let Some(tls) = tls.clone() {
-        background.spawn(async move { tls.watch().await });
+        spawn(&mut background, "the certificate's files", async move { tls.watch().await });
     }
     let [clients, operators] = listeners;
     // Those who ask whether the node lives are answered to its end; clients are not.
-    let (doors, desk) = (Reins::default(), Reins::default());
+    let (clients_lifecycle, admin_lifecycle) = (Lifecycle::default(), Lifecycle::default());
     // A life that is cut short, as a test does that drops its node, takes no more connections either.
-    let _guards = [&doors, &desk].map(|reins| (reins.stop.clone().drop_guard(), reins.finish.clone().drop_guard()));
-    let stall_timeout = config.limits.ping + config.limits.pong;
+    let _guards =
+        [&clients_lifecycle, &admin_lifecycle].map(|it| (it.stop.clone().drop_guard(), it.finish.clone().drop_guard()));
+    let limits = Limits { admission: node.admission.clone(), sockets };
+    let (times, stall_timeout) = (times(&config), config.limits.ping + config.limits.pong);
     let for_clients = Acceptor {
         routes: routes::router(node.clone()),
         tls,
-        admission: Some(node.admission.clone()),
+        limits: Some(limits),
         metrics: node.metrics.accepts.clone(),
-        head_timeout: config.limits.handshake,
+        times,
         stall_timeout,
-        reins: doors.clone(),
+        lifecycle: clients_lifecycle.clone(),
     };
     let for_operators = Acceptor {
         routes: admin::router(ready.clone(), registry),
         tls: None,
-        admission: None,
+        limits: None,
         metrics: AcceptMetrics::unseen(),
-        head_timeout: config.limits.handshake,
+        times,
         stall_timeout,
-        reins: desk.clone(),
+        lifecycle: admin_lifecycle.clone(),
     };
     let accepting = TaskTracker::new();
-    accepting.spawn(Arc::new(for_clients).run(clients));
-    background.spawn(Arc::new(for_operators).run(operators));
+    let accepted = accepting.spawn(Arc::new(for_clients).run(clients));
+    spawn(&mut background, "the admin listener", Arc::new(for_operators).run(operators));
     tokio::select! {
         () = shutdown.cancelled() => {}
-        error = node.members.failed() => {
-            doors.stop.cancel();
+        error = failed(&node, &mut background, accepted) => {
+            clients_lifecycle.stop.cancel();
             abandon(&node).await;
-            return Err(error.into());
-        }
-        () = node.hub.failed() => {
-            // Its clients are lost already; being half there would lose those who come as well.
-            doors.stop.cancel();
-            abandon(&node).await;
-            anyhow::bail!("a shard of the hub has ended");
+            return Err(error);
         }
     }
     let since = Instant::now();
-    let steps = leave::Leaving::new(&node, ready, accepting, &doors);
-    drain::run(&config.drain, &steps, &drain, since).await;
+    let steps = drain_steps::DrainSteps::new(&node, ready, accepting, &clients_lifecycle);
+    drain::run(&leaving(&config), &steps, &drain, since).await;
     // Answers that are on their way still get out; event streams ended with the hub.
-    doors.connections.close();
+    clients_lifecycle.connections.close();
     node.tasks.close();
-    let rest = async { tokio::join!(doors.connections.wait(), node.tasks.wait()) };
+    let rest = async { tokio::join!(clients_lifecycle.connections.wait(), node.tasks.wait()) };
     let patience = (since + config.drain.deadline).min(Instant::now() + LAST_ANSWERS);
     if tokio::time::timeout_at(patience, rest).await.is_err() {
-        tracing::info!(cut = doors.connections.len(), "some connections did not take their last answers in time");
+        tracing::info!(
+            cut = clients_lifecycle.connections.len(),
+            "some connections did not take their last answers in time"
+        );
     }
     Ok(())
+}
+
+fn times(config: &Config) -> Times {
+    Times { head: config.limits.handshake, keep_alive: config.limits.keep_alive }
+}
+
+/// How this node is to leave.
+fn leaving(config: &Config) -> drain::Config {
+    let mut drain = config.drain.clone();
+    if config.is_development() && !config.insecure {
+        // It listens on loopback, where nobody balances: a person has pressed Ctrl-C and waits.
+        drain.wait.get_or_insert(Duration::ZERO);
+    }
+    drain
+}
+
+/// Waits until a part of this node has ended that must not: then the node ends as a whole and says why, instead of being half
+/// there and ready. Never, if all is well.
+async fn failed(node: &Node, background: &mut Background, accepting: JoinHandle<()>) -> anyhow::Error {
+    tokio::select! {
+        // Its clients are lost already; being half there would lose those who come as well.
+        () = node.hub.failed() => anyhow!("a shard of the hub has ended"),
+        error = node.members.failed() => error.into(),
+        error = ended(background, accepting) => error,
+    }
+}
+
+/// Which of the node's own tasks ended first.
+async fn ended(background: &mut Background, accepting: JoinHandle<()>) -> anyhow::Error {
+    tokio::select! {
+        Some(ended) = background.join_next() => match ended {
+            Ok(name) => anyhow!("a task ended that must not: {name}"),
+            Err(error) => anyhow!(error).context("a task of this node broke"),
+        },
+        ended = accepting => match ended {
+            Ok(()) => anyhow!("a task ended that must not: the clients' listener"),
+            Err(error) => anyhow!(error).context("the clients' listener broke"),
+        },
+    }
 }
 
 /// How long the answers of a node that has left may take: a client that reads nothing must not hold it to its deadline.
@@ -277,8 +346,7 @@ async fn abandon(node: &Node) {
 }
 
 /// Keeps the issuer's keys fresh, and readiness red while there are none.
-async fn watch_keys(auth: Arc<Auth>, ready: Ready) {
-    let Some(mut missing) = auth.keys_missing() else { return };
+async fn watch_keys(auth: Arc<Auth>, mut missing: watch::Receiver<Option<String>>, ready: Ready) {
     let tell = async {
         loop {
             ready.set("keys", missing.borrow_and_update().clone());
@@ -288,4 +356,40 @@ async fn watch_keys(auth: Arc<Auth>, ready: Ready) {
         }
     };
     tokio::join!(auth.run(), tell);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future;
+
+    use super::*;
+
+    #[test]
+    fn only_who_may_be_balanced_waits_for_balancers() {
+        let wait = |change: &dyn Fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            leaving(&config).wait
+        };
+        assert_eq!(wait(&|_| {}), Some(Duration::ZERO));
+        assert_eq!(wait(&|config| config.drain.wait = Some(Duration::from_secs(1))), Some(Duration::from_secs(1)));
+        assert_eq!(wait(&|config| config.insecure = true), None);
+        let key = serde_json::json!("a key");
+        let keyed = |config: &mut Config| config.auth.api_keys = vec![serde_json::from_value(key.clone()).unwrap()];
+        assert_eq!(wait(&keyed), None);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_or_breaks_is_the_nodes_end() {
+        let listener = || tokio::spawn(future::pending());
+        let mut background = Background::new();
+        spawn(&mut background, "lives", future::pending());
+        spawn(&mut background, "ends", async {});
+        assert!(ended(&mut background, listener()).await.to_string().ends_with("ends"));
+        spawn(&mut background, "breaks", async { panic!("as it must in this test") });
+        let error = format!("{:#}", ended(&mut background, listener()).await);
+        assert!(error.contains("broke") && error.contains("as it must"), "{error}");
+        let error = ended(&mut background, tokio::spawn(async {})).await.to_string();
+        assert!(error.ends_with("the clients' listener"), "{error}");
+    }
 }

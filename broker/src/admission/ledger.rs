@@ -384,7 +384,7 @@ fn count<K: Eq + Hash>(counts: &HashMap<K, u32>, key: &K) -> u32 {
     counts.get(key).copied().unwrap_or_default()
 }
 
-fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, u32>, key: K) {
+pub(super) fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, u32>, key: K) {
     if let Entry::Occupied(mut entry) = counts.entry(key) {
         *entry.get_mut() -= 1;
         if *entry.get() == 0 {

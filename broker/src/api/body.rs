@@ -1,4 +1,4 @@
-//! Bodies of requests: read within a limit and a time, and the payload found in them.
+//! Bodies of requests: read within a limit and a time, as far as the node has room for them, and the payload found in them.
 
 use std::time::Duration;
 
@@ -12,7 +12,10 @@ use http::{
 use http_body_util::BodyExt as _;
 use percent_encoding::percent_decode;
 
-use crate::answer::{Problem, problem};
+use crate::{
+    admission::bodies::{self, Bodies, Room},
+    answer::{Problem, problem},
+};
 
 /// How long a body may take: a full batch (1 MiB) at 300 kbit/s.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,26 +23,26 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of a body that is too large is read and thrown away, so that its sender is still there to read the answer.
 const DISCARDED: u64 = 4 * 1024 * 1024;
 
-/// How often a byte can be escaped in a form: `%41` for `A`.
-const FORM_FACTOR: usize = 3;
-
-/// What a form may hold beside the payload: the field's name and a little room.
-const FORM_EXTRA: usize = 1024;
+/// A body that was read, or what was found in it. It counts among those that this node holds until this is dropped.
+pub(crate) struct Held {
+    pub(crate) bytes: Bytes,
+    room: Room,
+}
 
 /// Finds the payload in a request: the field `data` of a form, or else the body as it is.
-pub(super) async fn payload(head: &Parts, body: Body, limit: usize) -> Result<Bytes, Problem> {
+pub(super) async fn payload(bodies: &Bodies, head: &Parts, body: Body, limit: usize) -> Result<Held, Problem> {
     match content_type(&head.headers) {
         Some(kind) if kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") => {
-            let form = read(head, body, limit * FORM_FACTOR + FORM_EXTRA).await?;
-            let data = form_data(&form)?;
-            if data.len() > limit { Err(Problem::too_large(limit)) } else { Ok(data) }
+            let Held { bytes: form, room } = read(bodies, head, body, bodies::largest(limit)).await?;
+            let bytes = form_data(&form)?;
+            if bytes.len() > limit { Err(Problem::too_large(limit)) } else { Ok(Held { bytes, room }) }
         }
         Some(kind) if kind.eq_ignore_ascii_case("multipart/form-data") => Err(problem(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "multipart",
             "multipart forms are not read: send `data=…` as application/x-www-form-urlencoded (curl -d), or the payload itself with another content type",
         )),
-        _ => read(head, body, limit).await,
+        _ => read(bodies, head, body, limit).await,
     }
 }
 
@@ -70,13 +73,13 @@ fn decode(escaped: &[u8]) -> Vec<u8> {
     percent_decode(&spaced).collect()
 }
 
-/// Reads a whole body.
-pub(crate) async fn read(head: &Parts, body: Body, limit: usize) -> Result<Bytes, Problem> {
+/// Reads a whole body. Whoever calls this has asked before whether its sender may.
+pub(crate) async fn read(bodies: &Bodies, head: &Parts, body: Body, limit: usize) -> Result<Held, Problem> {
     let slow = || problem(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body did not come in time");
-    tokio::time::timeout(TIMEOUT, collect(head, body, limit)).await.unwrap_or_else(|_| Err(slow()))
+    tokio::time::timeout(TIMEOUT, collect(bodies, head, body, limit)).await.unwrap_or_else(|_| Err(slow()))
 }
 
-async fn collect(head: &Parts, mut body: Body, limit: usize) -> Result<Bytes, Problem> {
+async fn collect(bodies: &Bodies, head: &Parts, mut body: Body, limit: usize) -> Result<Held, Problem> {
     if body.size_hint().lower() > limit as u64 {
         // Whoever asks first (`Expect: 100-continue`) has sent nothing and will not.
         if !head.headers.contains_key(EXPECT) {
@@ -84,7 +87,8 @@ async fn collect(head: &Parts, mut body: Body, limit: usize) -> Result<Bytes, Pr
         }
         return Err(Problem::too_large(limit));
     }
-    let mut bytes = BytesMut::new();
+    // Counted as it comes: what is only announced takes no memory, and must not keep others out.
+    let (mut bytes, mut room) = (BytesMut::new(), bodies.room());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Problem::bad_request("bad_body", "the body could not be read to its end"))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -92,9 +96,10 @@ async fn collect(head: &Parts, mut body: Body, limit: usize) -> Result<Bytes, Pr
             discard(body).await;
             return Err(Problem::too_large(limit));
         }
+        room.grow(data.len())?;
         bytes.extend_from_slice(&data);
     }
-    Ok(bytes.freeze())
+    Ok(Held { bytes: bytes.freeze(), room })
 }
 
 async fn discard(mut body: Body) {

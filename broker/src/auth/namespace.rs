@@ -162,6 +162,11 @@ impl Rules {
         self.namespaces.iter().find(|(prefix, _)| prefix.holds(channel)).map_or(self.unmatched, |(_, rule)| *rule)
     }
 
+    /// Who may publish, in each of the namespaces and outside of them.
+    pub(super) fn publish(&self) -> impl Iterator<Item = Publish> {
+        self.namespaces.iter().map(|(_, rule)| rule).chain([&self.unmatched]).map(|rule| rule.publish)
+    }
+
     /// Every part of an interest that has a rule of its own, with what of the interest lies in it: first the
     /// interest as a whole under the rule of its base, then what lies in namespaces below.
     pub(super) fn parts(&self, interest: &Interest) -> Vec<(Rule, Interest)> {

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ByteSize, check::Judge};
+use crate::admission::bodies;
 
 /// The `[limits]` table. Reasons for the defaults that are not given here stand in `clarion_protocol::limits`.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -54,10 +55,23 @@ pub struct Limits {
     /// Messages that one user may publish at this node in a second, by connections and requests; 0 is no limit. Backends
     /// are not counted.
     pub publishes_per_user: u32,
-    /// How long a client may take to send its request head.
+    /// Connections that speak HTTP at once: waiting for a request, in one, or kept after one. WebSockets and event streams that
+    /// were let in are not among them. 0 is no limit. Ten thousand that say nothing take some 100 MB.
+    pub http_connections: u32,
+    /// The same of one address. 0 is `per_address` and 16 more where that is set, and no limit elsewhere. Connections from
+    /// `trusted_proxies` are not counted by it.
+    pub http_per_address: u32,
+    /// Bytes of requests' bodies that this node holds at once: 32 full batches.
+    pub bodies: ByteSize,
+    /// How long a client may take to send its request head, from its first byte on, and a new connection to send that byte.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Duration")]
     pub handshake: Duration,
+    /// How long a connection may rest between two requests: longer than proxies and clients keep theirs (60 s in most),
+    /// since a request that is sent while this side closes is lost.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
+    pub keep_alive: Duration,
     /// How often a WebSocket is pinged.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Duration")]
@@ -89,7 +103,11 @@ impl Default for Limits {
             failures_per_address: 0,
             publishes_per_connection: 0,
             publishes_per_user: 0,
+            http_connections: 10_000,
+            http_per_address: 0,
+            bodies: ByteSize(32 << 20),
             handshake: limits::HANDSHAKE_TIMEOUT,
+            keep_alive: Duration::from_secs(75),
             ping: limits::PING_INTERVAL,
             pong: limits::PONG_TIMEOUT,
         }
@@ -122,7 +140,17 @@ impl Limits {
         if self.channels_per_connection == 0 {
             judge.found("limits.channels_per_connection", 0, "at least 1", "leave it out for 128");
         }
-        let times = [("limits.handshake", self.handshake), ("limits.ping", self.ping), ("limits.pong", self.pong)];
+        let least = bodies::largest(self.payload.bytes()).max(limits::BATCH_BYTES);
+        if self.bodies.bytes() < least {
+            let expected = format!("at least {least} bytes: the largest batch, and the largest form with a payload");
+            judge.found("limits.bodies", self.bodies, &expected, "raise it, or lower limits.payload");
+        }
+        let times = [
+            ("limits.handshake", self.handshake),
+            ("limits.keep_alive", self.keep_alive),
+            ("limits.ping", self.ping),
+            ("limits.pong", self.pong),
+        ];
         for (key, time) in times {
             if time < Duration::from_millis(100) || time > Duration::from_secs(3600) {
                 let value = humantime::format_duration(time);

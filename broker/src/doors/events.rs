@@ -25,13 +25,13 @@ pub(super) async fn enter(node: &Arc<Node>, request: Request, wanted: Wanted, do
     }
     let wording = if door == Door::Events { Wording::EventOfMany } else { Wording::Event };
     let request = ConnectionRequest { door, framing: Framing::EventStream, wording, wanted, upstream: None };
-    match request.register(node, &mut head).await? {
+    match request.admit(node, &mut head).await? {
         Outcome::Elsewhere(response) => Ok(response),
-        Outcome::Registered(ticket, _) => {
+        Outcome::Here(hand_over, _) => {
             let mut response = answer::event_stream(Body::empty());
             // Without a length the body ends with the connection, so messages need no chunks around them.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            HandOver::new(ticket, answer::retry_line()).put(&mut response);
+            HandOver { greeting: answer::retry_line(), ..hand_over }.put(&mut response);
             Ok(response)
         }
     }

@@ -1,33 +1,32 @@
-//! How a door asks for its client's socket: the ticket of the registered connection travels in the response.
+//! How a door asks for its client's socket: what the hub is told of the connection travels in the response.
 //!
-//! The accept loop takes it out, writes the response's head itself, and gives the socket to the ticket's shard. A response
-//! that gets lost on the way takes the ticket with it, which closes the connection.
+//! The accept loop takes it out and gives it to the hub with the socket and the response's head, which a shard writes once
+//! the connection hears what it asked for. A response that gets lost on the way takes all with it, leases included.
 
 use std::sync::Arc;
 
 use axum::response::Response;
 use bytes::Bytes;
-use clarion_hub::Ticket;
+use clarion_hub::{Hub, Open, Subscription};
 use parking_lot::Mutex;
 
-/// In a response: after its head the socket leaves HTTP.
+/// A client that is let in: with the head of its response the socket leaves HTTP.
 pub struct HandOver {
-    /// The registered connection that waits for the socket.
-    pub ticket: Ticket,
+    /// Who takes it.
+    pub hub: Hub,
+    /// Who it is.
+    pub open: Open,
+    /// What it hears; its interests stand.
+    pub subscriptions: Vec<Subscription>,
     /// What the client reads first after the head.
     pub greeting: Bytes,
 }
 
-/// What a response can carry must be one that can be cloned; the ticket goes to whoever takes it first.
+/// What a response can carry must be one that can be cloned; the client goes to whoever takes it first.
 #[derive(Clone)]
 struct InResponse(Arc<Mutex<Option<HandOver>>>);
 
 impl HandOver {
-    /// For this connection.
-    pub fn new(ticket: Ticket, greeting: Bytes) -> Self {
-        Self { ticket, greeting }
-    }
-
     /// Puts it into a response.
     pub fn put(self, response: &mut Response) {
         response.extensions_mut().insert(InResponse(Arc::new(Mutex::new(Some(self)))));

@@ -8,7 +8,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use bytes::Bytes;
 use clarion_hub::Framing;
 use clarion_protocol::{Channel, Door, Wording};
 use http::{
@@ -20,7 +19,7 @@ use http::{
 };
 use sha1::{Digest as _, Sha1};
 
-use super::{ConnectionRequest, Outcome, Wanted, hand_over::HandOver};
+use super::{ConnectionRequest, Outcome, Wanted};
 use crate::{
     answer::{Problem, problem},
     node::Node,
@@ -43,12 +42,12 @@ pub(super) async fn enter(
     let accept = check(&head)?;
     let (door, framing, wording) = (Door::WebSocket, Framing::WebSocket, Wording::Payload);
     let request = ConnectionRequest { door, framing, wording, wanted, upstream };
-    let (ticket, caller) = match request.register(node, &mut head).await? {
-        Outcome::Registered(ticket, caller) => (ticket, caller),
+    let (hand_over, caller) = match request.admit(node, &mut head).await? {
+        Outcome::Here(hand_over, caller) => (hand_over, caller),
         Outcome::Elsewhere(response) => return Ok(response),
     };
     let mut response = switch(accept, caller.identity.subprotocol);
-    HandOver::new(ticket, Bytes::new()).put(&mut response);
+    hand_over.put(&mut response);
     Ok(response)
 }
 

@@ -129,7 +129,7 @@ async fn many_connections_are_spread_evenly_over_the_time_there_is() {
 #[tokio::test(start_paused = true)]
 async fn closing_can_be_made_faster() {
     let recorder = Recorder::new(50_000);
-    let config = Config { wait: Duration::ZERO, close_over: Some(Duration::from_secs(2)), ..Config::default() };
+    let config = Config { wait: Some(Duration::ZERO), close_over: Some(Duration::from_secs(2)), ..Config::default() };
     leave(&config, &recorder).await;
     assert!((18..=22).contains(&recorder.batches().len()), "{:?}", recorder.batches());
 }
@@ -162,7 +162,7 @@ async fn steps_that_took_long_leave_less_time_for_closing() {
 #[tokio::test(start_paused = true)]
 async fn with_no_time_for_closing_all_go_at_once() {
     let recorder = Recorder::new(1_000);
-    let config = Config { wait: Duration::from_secs(26), ..Config::default() };
+    let config = Config { wait: Some(Duration::from_secs(26)), ..Config::default() };
     let left = leave(&config, &recorder).await;
     assert_eq!(recorder.batches(), [(26_000, 1_000)]);
     assert_eq!(left.cut, 0);
@@ -171,7 +171,7 @@ async fn with_no_time_for_closing_all_go_at_once() {
 #[tokio::test(start_paused = true)]
 async fn slow_clients_get_a_last_moment() {
     let recorder = Recorder { stuck: 3, ..Recorder::new(3) };
-    let left = leave(&Config { wait: Duration::ZERO, ..Config::default() }, &recorder).await;
+    let left = leave(&Config { wait: Some(Duration::ZERO), ..Config::default() }, &recorder).await;
     assert_eq!(left.cut, 3);
     assert!((8_000..9_000).contains(&recorder.at("flush")), "{}", recorder.at("flush"));
 }
@@ -180,7 +180,7 @@ async fn slow_clients_get_a_last_moment() {
 fn what_does_not_fit_is_said() {
     let seconds = Duration::from_secs;
     assert_eq!(Config::default().problems(), []);
-    let late = Config { wait: seconds(30), ..Config::default() };
+    let late = Config { wait: Some(seconds(30)), ..Config::default() };
     assert_eq!(late.problems()[0].0, "wait");
     assert_eq!(late.problems()[0].1, "30s and 4s for goodbyes do not fit the deadline of 30s");
     let long = Config { close_over: Some(seconds(22)), ..Config::default() };
@@ -194,7 +194,7 @@ fn what_does_not_fit_is_said() {
 #[test]
 fn a_table_reads_what_it_writes() {
     let written = toml::to_string(&Config::default()).unwrap();
-    assert_eq!(written, "wait = \"5s\"\ndeadline = \"30s\"\n");
+    assert_eq!(written, "deadline = \"30s\"\n");
     let read: Config = toml::from_str("close_over = \"2s\"").unwrap();
     assert_eq!((read.close_over, read.wait), (Some(Duration::from_secs(2)), Config::default().wait));
     assert!(toml::from_str::<Config>("close = \"2s\"").is_err());

@@ -11,9 +11,9 @@ use crate::admission::Permit;
 
 /// Counts relayed connections and tells them to go, so many at a time. Cheap to clone.
 #[derive(Clone)]
-pub struct Relays(Arc<Shared>);
+pub struct Relays(Arc<Counts>);
 
-struct Shared {
+struct Counts {
     open: AtomicUsize,
     /// A permit for each connection that is to go; whoever gets one goes.
     goodbyes: Semaphore,
@@ -22,7 +22,7 @@ struct Shared {
 impl Relays {
     /// None yet.
     pub fn new() -> Self {
-        Self(Arc::new(Shared { open: AtomicUsize::new(0), goodbyes: Semaphore::new(0) }))
+        Self(Arc::new(Counts { open: AtomicUsize::new(0), goodbyes: Semaphore::new(0) }))
     }
 
     /// Counts one more, until the value is dropped, and its place among all connections with it.

@@ -76,7 +76,7 @@ async fn join(server: &Server, name: &str, configure: impl Fn(&mut Config)) -> T
     let node = NodeName::parse(name).expect("a valid name");
     let mut config = Config { listen: any_port, admin_listen: any_port, node, ..Config::default() };
     // Load balancers are not waited for, there are none.
-    config.drain.wait = std::time::Duration::ZERO;
+    config.drain.wait = Some(std::time::Duration::ZERO);
     configure(&mut config);
     let (shutdown, mut bus) = (Shutdown::new(), None);
     let running = server::start_with(config, shutdown.clone(), |config, sink| {

@@ -10,6 +10,7 @@ mod faults;
 mod frames;
 mod limits;
 mod pinning;
+mod process;
 mod publishing;
 mod slow;
 mod tls;

@@ -93,7 +93,7 @@ async fn a_node_leaves_and_loses_nobody() {
     let late = opening(&node, &token).await;
     say("early").await;
 
-    let config = Config { wait: Duration::from_secs(1), ..Config::default() };
+    let config = Config { wait: Some(Duration::from_secs(1)), ..Config::default() };
     let metrics = Metrics::new(&Registry::new()).unwrap();
     let leaving = drain::run(&config, &node, &metrics, Instant::now());
     let meanwhile = async {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::accept::Reins;
+use super::accept::Lifecycle;
 use crate::{
     drain::{self, Steps},
     node::{Node, Relays},
@@ -14,23 +14,23 @@ use crate::{
 };
 
 /// A running node and its edge as leaving sees them.
-pub(super) struct Leaving {
+pub(super) struct DrainSteps {
     inner: drain::Node,
     relays: Relays,
     /// Cancelled when HTTP connections are to end after the request they are at.
     finish: CancellationToken,
 }
 
-impl Leaving {
-    pub(super) fn new(node: &Arc<Node>, ready: Ready, listeners: TaskTracker, reins: &Reins) -> Self {
+impl DrainSteps {
+    pub(super) fn new(node: &Arc<Node>, ready: Ready, listeners: TaskTracker, lifecycle: &Lifecycle) -> Self {
         let (members, hub, ingress) = (node.members.clone(), node.hub.clone(), node.ingress.clone());
-        let inner = drain::Node { ready, members, accepting: reins.stop.clone(), listeners, hub, ingress };
-        Self { inner, relays: node.relays.clone(), finish: reins.finish.clone() }
+        let inner = drain::Node { ready, members, accepting: lifecycle.stop.clone(), listeners, hub, ingress };
+        Self { inner, relays: node.relays.clone(), finish: lifecycle.finish.clone() }
     }
 }
 
 #[async_trait]
-impl Steps for Leaving {
+impl Steps for DrainSteps {
     fn unready(&self) {
         self.inner.unready();
     }
