@@ -10,6 +10,7 @@ mod keys;
 mod layers;
 mod limits;
 mod node;
+mod places;
 mod problem;
 mod reference;
 mod text;
@@ -133,11 +134,11 @@ impl Config {
     /// # Errors
     /// All mistakes.
     pub fn load(flags: &Flags, vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, Rejected> {
-        let layers::Read { mut config, mut problems, sources } = layers::read(flags, vars);
+        let layers::Read { mut config, mut problems, sources, places } = layers::read(flags, vars);
         config.settle();
         check::check(&config, &mut problems);
         for problem in problems.iter_mut().filter(|problem| problem.source.is_none()) {
-            problem.source = sources.get(&problem.key).cloned();
+            problem.source = sources.get(&problem.key).cloned().or_else(|| places.place(&problem.key));
         }
         if !problems.is_empty() {
             return Err(Rejected { problems, warnings: config.warnings });
