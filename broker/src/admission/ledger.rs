@@ -244,7 +244,7 @@ impl Ledger {
         self.gauges.show(
             books.connections,
             books.carried,
-            self.limits.channels.is_written_down().then(|| books.heard.channels.len()),
+            self.limits.channels.is_written_down().then_some(books.heard.channels.len()),
             books.heard.patterns.len(),
         );
     }
