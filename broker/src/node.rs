@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 pub use relays::{Relayed, Relays};
 
 use crate::{
-    admission::{Admission, Hops, ProxyHeader},
+    admission::{Admission, Disbelief, Hops, ProxyHeader},
     answer::Problem,
     auth::{Auth, AuthError, Identity, Policy},
     config::Pin,
@@ -277,7 +277,17 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
+        let hops = counters(
+            "clarion_hops_total",
+            "Requests that another node sent on, by whether its word about the client was taken",
+            &["outcome"],
+        )?;
+        // There from the start: an alert or a dashboard on one that never came would say nothing.
+        for outcome in ["believed"].into_iter().chain(Disbelief::ALL.map(Disbelief::label)) {
+            hops.with_label_values(&[outcome]);
+        }
         Ok(Self {
+            hops,
             refused: counters(
                 "clarion_connections_refused_total",
                 "Requests for a connection that were refused, by door and answer",
@@ -291,11 +301,6 @@ impl Metrics {
             strays: counters(
                 "clarion_strays_handled_total",
                 "Users' connections that did not come to their home, by what was done with them",
-                &["outcome"],
-            )?,
-            hops: counters(
-                "clarion_hops_total",
-                "Requests that another node sent on, by whether its word about the client was taken",
                 &["outcome"],
             )?,
             accepts: AcceptMetrics::new(&counters(

@@ -57,6 +57,20 @@ fn a_permit_gives_its_place_back() {
     assert_eq!(admission.ledger.sums(), NOTHING);
 }
 
+/// What a hub does that lets the place go with its goodbye, while the client is still waited for.
+#[test]
+fn a_user_may_come_again_while_his_last_goodbye_is_on_its_way() {
+    let admission = admission(&Config { per_user: limit(1), ..Config::default() });
+    let user = Uid::parse("42").unwrap();
+    let rest = admission.enter(Some(&user), ip("10.0.0.1"), &interests(&["a/**"])).unwrap().hand_over();
+    assert_eq!(admission.enter(Some(&user), ip("10.0.0.1"), &[]).err(), Some(TooMany::User));
+    drop(rest);
+    assert_eq!(admission.ledger.sums(), [1, 0, 0, 0, 0, 0, 0], "its socket is still there");
+    let _again = admission.enter(Some(&user), ip("10.0.0.1"), &[]).expect("the place was given back");
+    admission.leave();
+    assert_eq!(admission.ledger.sums()[0], 1);
+}
+
 #[test]
 fn a_connection_that_is_carried_is_one_here() {
     let config = Config { connections: limit(2), per_address: limit(2), ..Config::default() };

@@ -160,6 +160,24 @@ fn what_is_wrong_is_told_with_key_value_expectation_and_remedy() {
 }
 
 #[test]
+fn patterns_are_few_where_they_cost_a_bus_most() {
+    for (bus, text, rule, limit) in [
+        ("redis://x", "", Patterns::SignedIn, Some(100)),
+        ("redis-cluster://x", "", Patterns::SignedIn, Some(100)),
+        ("redis://x", "[limits]\npatterns = 0", Patterns::SignedIn, None),
+        ("nats://x", "", Patterns::Anyone, None),
+        ("nats://x", "[limits]\npatterns = 7", Patterns::Anyone, Some(7)),
+        ("memory", "", Patterns::Anyone, None),
+    ] {
+        let config = good(text, &[("CLARION_BUS", bus)]);
+        let of_node = config.admission().patterns.map(NonZeroU32::get);
+        assert_eq!((config.auth.patterns, of_node), (rule, limit), "{bus} {text}");
+    }
+    let text = "[[namespaces]]\nprefix = 'a'\nsubscribe = 'anyone'\npatterns = 'token'";
+    assert!(mistake(text, &[("CLARION_API_KEYS", "k")]).starts_with("namespaces[0].patterns is token (line 4 of "));
+}
+
+#[test]
 fn a_mistake_names_its_file_and_line() {
     let text =
         "node = 'a'\n\n[limits]\nping = 5\noutbox = '1KiB'\n\n[[namespaces]]\nsubscribe = 'anyone'\n[nonsense]\n";
