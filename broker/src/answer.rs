@@ -38,9 +38,6 @@ const RETRY_AFTER_BODIES: Duration = Duration::from_secs(1);
 /// Bounds of the pause that an event stream is told, in milliseconds: wide enough that a node's clients do not come back at once.
 const RETRY_EVENT_STREAM: std::ops::Range<u32> = 1_000..5_000;
 
-/// The word for what comes faster than it may, which is over after the pause that is told with it.
-const TOO_FAST: &str = "too_fast";
-
 /// A header and its value.
 type Header = (HeaderName, HeaderValue);
 
@@ -51,11 +48,13 @@ pub struct Problem {
     code: &'static str,
     message: Cow<'static, str>,
     headers: Vec<Header>,
+    /// Over after the pause that is told with it, though its status alone does not say so.
+    passes: bool,
 }
 
 /// The answer to a request that cannot be done. `code` is for machines and stays, `message` is for people and names the remedy.
 pub fn problem(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Problem {
-    Problem { status, code, message: message.into(), headers: Vec::new() }
+    Problem { status, code, message: message.into(), headers: Vec::new(), passes: false }
 }
 
 impl Problem {
@@ -117,7 +116,7 @@ impl Problem {
 
     /// Whether it will pass by itself, as a lack of room at this node or a rate does. An event stream is told to come back.
     pub fn passes(&self) -> bool {
-        matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) || self.code == TOO_FAST
+        matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) || self.passes
     }
 
     /// Whether it lies with the caller's rights or the bus, so that a batch fails of it as a whole.
@@ -238,7 +237,8 @@ impl From<Leaving> for Problem {
 
 impl From<TooMany> for Problem {
     fn from(error: TooMany) -> Self {
-        let told = problem(error.status(), error.code(), error.to_string());
+        let mut told = problem(error.status(), error.code(), error.to_string());
+        told.passes = error.is_rate();
         if error.status() == StatusCode::BAD_REQUEST {
             return told;
         }

@@ -23,7 +23,7 @@ pub use relays::{Relayed, Relays};
 pub use crate::ingress::Via;
 
 use crate::{
-    admission::{Admission, Hops, ProxyHeader, bodies::Bodies},
+    admission::{Admission, Disbelief, Hops, ProxyHeader, bodies::Bodies},
     answer::Problem,
     auth::{Auth, AuthError, Identity, Policy},
     config::Pin,
@@ -257,7 +257,17 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
+        let hops = counters(
+            "clarion_hops_total",
+            "Requests that another node sent on, by whether its word about the client was taken",
+            &["outcome"],
+        )?;
+        // There from the start: an alert or a dashboard on one that never came would say nothing.
+        for outcome in ["believed"].into_iter().chain(Disbelief::ALL.map(Disbelief::label)) {
+            hops.with_label_values(&[outcome]);
+        }
         Ok(Self {
+            hops,
             refused: counters(
                 "clarion_connections_refused_total",
                 "Requests for a connection that were refused, by door and answer",
@@ -266,11 +276,6 @@ impl Metrics {
             strays: counters(
                 "clarion_strays_handled_total",
                 "Users' connections that did not come to their home, by what was done with them",
-                &["outcome"],
-            )?,
-            hops: counters(
-                "clarion_hops_total",
-                "Requests that another node sent on, by whether its word about the client was taken",
                 &["outcome"],
             )?,
             accepts: AcceptMetrics::new(&counters(

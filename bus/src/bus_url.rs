@@ -83,8 +83,15 @@ pub struct HostPort {
 
 /// A password or token. It is shown nowhere.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "String")]
 pub struct Secret(String);
+
+/// As a file has it: without the end of its line, which nobody means.
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text.trim_end_matches(['\r', '\n']).to_owned())
+    }
+}
 
 impl Secret {
     /// Takes a secret.

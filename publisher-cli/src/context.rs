@@ -44,8 +44,7 @@ impl Secrets {
     /// Reads the variables.
     pub(crate) fn from_environment() -> Result<Self, Failure> {
         let read = |name: &str| match env::var(name) {
-            Ok(value) if value.is_empty() => Ok(None),
-            Ok(value) => Ok(Some(value)),
+            Ok(value) => Ok(without_newline(&value)),
             Err(env::VarError::NotPresent) => Ok(None),
             Err(env::VarError::NotUnicode(_)) => Err(Failure::usage(format!("{name} is no UTF-8"))),
         };
@@ -58,8 +57,25 @@ impl Secrets {
     }
 }
 
+/// Files end with a newline that nobody means, and so do the variables that are made of them; the broker passes it over too.
+fn without_newline(value: &str) -> Option<String> {
+    let value = value.trim_end_matches(['\r', '\n']);
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secrets(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newline_at_the_end_is_no_part_of_a_secret() {
+        assert_eq!(without_newline("a b \r\n").as_deref(), Some("a b "));
+        assert_eq!(without_newline("\n"), None);
     }
 }

@@ -55,6 +55,9 @@ pub enum Disbelief {
 }
 
 impl Disbelief {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Unsigned, Self::Stranger, Self::Stale, Self::Forged];
+
     /// As metrics call it.
     pub fn label(self) -> &'static str {
         match self {

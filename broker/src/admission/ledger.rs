@@ -259,7 +259,7 @@ impl Ledger {
     fn show(&self, books: &Books) {
         self.gauges.show(
             books.carried,
-            self.limits.channels.is_written_down().then(|| books.heard.channels.len()),
+            self.limits.channels.is_written_down().then_some(books.heard.channels.len()),
             books.heard.patterns.len(),
         );
     }

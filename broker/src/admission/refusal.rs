@@ -69,6 +69,11 @@ pub enum TooMany {
 }
 
 impl TooMany {
+    /// Whether it is over after a known pause, whatever anybody does.
+    pub fn is_rate(self) -> bool {
+        self.retry_after().is_some()
+    }
+
     /// The HTTP status: 503 where another node may help, 429 where the client has to let go of something or wait, and 400
     /// where it asks for more than any connection gets.
     pub fn status(self) -> StatusCode {
@@ -91,11 +96,11 @@ impl TooMany {
     /// The name of the error in answers.
     pub fn code(self) -> &'static str {
         match self {
-            Self::Rate { .. }
-            | Self::Handshakes { .. }
+            Self::Rate { .. } => "too_fast",
+            Self::Handshakes { .. }
             | Self::Failures { .. }
             | Self::PublishesOfConnection { .. }
-            | Self::PublishesOfUser { .. } => "too_fast",
+            | Self::PublishesOfUser { .. } => "rate_limit",
             Self::Node | Self::ChannelsOfNode | Self::PatternsOfNode => "full",
             Self::User | Self::Address => "connection_limit",
             Self::ChannelsOfConnection => "too_many_channels",

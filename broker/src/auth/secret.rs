@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What stands in place of a secret wherever one would be shown.
 pub const HIDDEN: &str = "[hidden]";
 
 /// A key or password of the configuration. Printing or serialising it shows [`HIDDEN`].
-#[derive(Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(transparent)]
 pub struct Secret(String);
 
 impl Secret {
@@ -20,9 +20,17 @@ impl Secret {
     }
 }
 
+/// Without the end of the line that files and here-documents put behind it: nobody means it, and those who sign or show the
+/// same secret mostly have it from elsewhere.
 impl From<&str> for Secret {
     fn from(text: &str) -> Self {
-        Self(text.to_owned())
+        Self(text.trim_end_matches(['\r', '\n']).to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self::from(text.as_str()))
     }
 }
 

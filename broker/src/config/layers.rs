@@ -12,7 +12,7 @@ use clarion_bus::{BusUrl, NatsAuth, RedisMode};
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Config, Flags, Problem, keys};
+use super::{Config, Flags, Problem, keys, places::Places};
 
 /// What all variables begin with.
 const PREFIX: &str = "CLARION_";
@@ -25,6 +25,8 @@ pub(super) struct Read {
     pub(super) problems: Vec<Problem>,
     /// Where each key was set, other than in the file.
     pub(super) sources: BTreeMap<String, String>,
+    /// Where each key stands in the file.
+    pub(super) places: Places,
 }
 
 /// Reads everything.
@@ -42,6 +44,7 @@ pub(super) fn read(flags: &Flags, vars: impl IntoIterator<Item = (String, String
 #[derive(Default)]
 struct Layers {
     tree: Table,
+    places: Places,
     /// What stands over the file, by key.
     texts: BTreeMap<String, Text>,
     /// Which elements were taken out of which array, so that later ones are called by their place in the file.
@@ -62,9 +65,12 @@ struct Text {
 impl Layers {
     fn lay_file(&mut self, path: &Path) {
         let read = std::fs::read_to_string(path).map_err(|error| format!("a readable file: {error}"));
-        let parsed = read.and_then(|text| text.parse::<Table>().map_err(|error| syntax(&text, &error)));
+        let parsed = read.and_then(|text| match text.parse::<Table>() {
+            Ok(table) => Ok((table, Places::of(path, &text))),
+            Err(error) => Err(syntax(&text, &error)),
+        });
         match parsed {
-            Ok(table) => self.tree = table,
+            Ok((table, places)) => (self.tree, self.places) = (table, places),
             Err(expected) => self.problems.push(Problem {
                 key: "the configuration file".to_owned(),
                 value: Some(path.display().to_string()),
@@ -78,6 +84,8 @@ impl Layers {
     fn lay_variables(&mut self, vars: &BTreeMap<String, String>) {
         let known: BTreeMap<String, String> = keys::variables().into_iter().collect();
         for (name, text) in vars.iter().filter(|(name, _)| *name != FILE) {
+            // Files that end with one become variables that do, as Kubernetes makes them of secrets. No value ends so.
+            let text = text.trim_end_matches(['\r', '\n']);
             match known.get(name) {
                 Some(key) => self.lay(key, format!("variable {name}"), text),
                 None => self.warnings.push(stranger(name, known.keys())),
@@ -136,7 +144,7 @@ impl Layers {
         };
         config.warnings = self.warnings;
         let sources = self.texts.into_iter().map(|(key, text)| (key, text.source)).collect();
-        Read { config, problems: self.problems, sources }
+        Read { config, problems: self.problems, sources, places: self.places }
     }
 
     /// Puts the next reading of a variable's text in place, if there is one.

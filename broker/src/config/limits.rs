@@ -31,9 +31,8 @@ pub struct Limits {
     pub patterns_per_connection: u32,
     /// Distinct patterns that one address hears at this node; 0 is no limit.
     pub patterns_per_address: u32,
-    /// Distinct patterns that this node hears; 0 is no limit. Left out, it is 256 on Redis, which compares every message that
-    /// anybody publishes with every pattern, and no limit on NATS and in memory. Three nodes with 256 others each leave
-    /// one Redis some 150,000 messages a second.
+    /// Distinct patterns that this node hears; 0 is no limit. Left out, it is 100 on Redis, which compares every message that
+    /// anybody publishes with every pattern of every node, and no limit on NATS and in memory.
     pub patterns: Option<u32>,
     /// Connections of this node, those included that it carries to others; 0 is no limit.
     pub connections: u32,

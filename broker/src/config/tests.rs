@@ -118,7 +118,7 @@ fn what_is_wrong_is_told_with_key_value_expectation_and_remedy() {
         ("advertise = 'there'", &[], vec!["advertise is there", "10.1.2.3:8000"]),
         ("node = 'a b'", &[], vec![r#"node is "a b""#, "64 ASCII letters"]),
         ("prefix = '_clarion'", &[], vec!["prefix is"]),
-        ("bus = 'memory'", &[], vec!["bus\n", "expected: a table, [bus]"]),
+        ("bus = 'memory'", &[], vec!["bus (line 1 of ", "expected: a table, [bus]"]),
         ("[bus]\nurl = 'http://x'", &[], vec![r#"bus.url is "http://x""#, "redis://"]),
         ("[bus]\npubsub = 'sharded'", &[], vec!["bus.pubsub is sharded", "redis-cluster"]),
         ("[log]\nlevel = 'clarion=loud'", &[], vec!["log.level is clarion=loud", "info"]),
@@ -157,6 +157,69 @@ fn what_is_wrong_is_told_with_key_value_expectation_and_remedy() {
             assert!(told.contains(part), "{text:?} {set:?} does not say {part:?} but:\n{told}");
         }
     }
+}
+
+#[test]
+fn patterns_are_few_where_they_cost_a_bus_most() {
+    for (bus, text, rule, limit) in [
+        ("redis://x", "", Patterns::SignedIn, Some(100)),
+        ("redis-cluster://x", "", Patterns::SignedIn, Some(100)),
+        ("redis://x", "[limits]\npatterns = 0", Patterns::SignedIn, None),
+        ("nats://x", "", Patterns::Anyone, None),
+        ("nats://x", "[limits]\npatterns = 7", Patterns::Anyone, Some(7)),
+        ("memory", "", Patterns::Anyone, None),
+    ] {
+        let config = good(text, &[("CLARION_BUS", bus)]);
+        let of_node = config.admission().patterns.map(NonZeroU32::get);
+        assert_eq!((config.auth.patterns, of_node), (rule, limit), "{bus} {text}");
+    }
+    let text = "[[namespaces]]\nprefix = 'a'\nsubscribe = 'anyone'\npatterns = 'token'";
+    assert!(mistake(text, &[("CLARION_API_KEYS", "k")]).starts_with("namespaces[0].patterns is token (line 4 of "));
+}
+
+#[test]
+fn a_mistake_names_its_file_and_line() {
+    let text =
+        "node = 'a'\n\n[limits]\nping = 5\noutbox = '1KiB'\n\n[[namespaces]]\nsubscribe = 'anyone'\n[nonsense]\n";
+    let file = file(text);
+    let at = |line: u32| format!("line {line} of {}", file.path().display());
+    let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
+    let rejected = Config::load(&flags, vars(&[("CLARION_LIMITS_PONG", "1ms"), ("CLARION_NODE", "a b")])).unwrap_err();
+    let mut told: Vec<_> = rejected.problems.into_iter().map(|it| (it.key, it.source.unwrap_or_default())).collect();
+    told.sort_unstable();
+    let expected = [
+        ("limits.outbox", at(5)),
+        ("limits.ping", at(4)),
+        ("limits.pong", "variable CLARION_LIMITS_PONG".to_owned()),
+        ("namespaces[0]", at(7)),
+        ("node", "variable CLARION_NODE".to_owned()),
+        ("nonsense", at(9)),
+    ];
+    assert_eq!(told, expected.map(|(key, source)| (key.to_owned(), source)));
+}
+
+#[test]
+fn the_newline_at_the_end_of_a_secret_is_not_part_of_it() {
+    let config = good(
+        "",
+        &[
+            ("CLARION_JWT_SECRET", "s\n"),
+            ("CLARION_API_KEYS", "a,b\r\n"),
+            ("CLARION_BUS_PASSWORD", "p\n"),
+            ("CLARION_BUS", "redis://x\n"),
+            ("CLARION_LISTEN", "127.0.0.1:9000\n"),
+        ],
+    );
+    assert_eq!(config.auth.jwt_secret.as_ref().unwrap().expose(), "s");
+    assert_eq!(config.bus.password.unwrap().expose(), "p");
+    let keys: Vec<&str> = config.auth.api_keys.iter().map(|key| key.key().expose()).collect();
+    assert_eq!((keys, config.listen.port()), (vec!["a", "b"], 9000));
+    let config =
+        good("[auth]\njwt_secret = \"\"\"\ns p \n\"\"\"\napi_keys = [\"k\\n\"]\n[bus]\npassword = \"p\\n\"", &[]);
+    assert_eq!(config.bus.password.as_ref().unwrap().expose(), "p");
+    assert_eq!(config.auth.jwt_secret.as_ref().unwrap().expose(), "s p ", "only the end of the line goes");
+    assert_eq!(config.auth.api_keys[0].key().expose(), "k");
+    assert!(mistake("", &[("CLARION_JWT_SECRET", "\n")]).contains("it is empty"));
 }
 
 #[test]

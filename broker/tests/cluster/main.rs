@@ -116,8 +116,10 @@ async fn heard(nodes: &[BrokerProcess]) -> Vec<f64> {
 /// Nodes that know each other, with keys and a namespace that anybody may hear.
 async fn start(bus: &str, count: usize) -> Vec<BrokerProcess> {
     let mut file = NamedTempFile::new().expect("a temporary file");
-    file.write_all(b"[[namespaces]]\nprefix = \"ch\"\nsubscribe = \"anyone\"\npublish = \"backend\"\n")
-        .expect("it is written");
+    file.write_all(
+        b"[[namespaces]]\nprefix = \"ch\"\nsubscribe = \"anyone\"\npublish = \"backend\"\npatterns = \"anyone\"\n",
+    )
+    .expect("it is written");
     let config = file.path().to_str().expect("a plain path");
     let mut nodes = Vec::with_capacity(count);
     for number in 0..count {

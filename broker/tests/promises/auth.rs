@@ -5,7 +5,7 @@ use clarion_testkit::{
 };
 use serde_json::json;
 
-use crate::{ConfigFile, SECRET, development, guarded, say, socket_of, token};
+use crate::{API_KEY, ConfigFile, SECRET, development, guarded, say, socket_of, token};
 
 /// The status of a WebSocket handshake with this token; 101 when it is let in.
 async fn status(node: &BrokerProcess, path: &str, token: Option<&str>) -> u16 {
@@ -283,4 +283,28 @@ async fn a_user_without_a_key_is_told_the_same_at_all_ways_to_publish() {
             assert!(counted().await > before, "{path}: {code} is not counted");
         }
     }
+}
+
+/// Each start of a rolling deploy brings all of them at once, and an alert counts failures.
+#[tokio::test]
+async fn sockets_that_only_listen_have_failed_at_nothing() {
+    let node = guarded().start_ready().await;
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        sockets.push(WsClient::connect(&node.url("news")).await);
+        sockets.push(socket_of("42", &node.url("me")).connect().await.expect("it is let in"));
+    }
+    assert_eq!(node.metrics().await.sum("clarion_auth_failures_total"), 0.0);
+    assert_eq!(Reply::of(http().post(node.url("news")).body("x")).await.code(), 401);
+    assert_eq!(node.metrics().await.sum("clarion_auth_failures_total"), 1.0);
+}
+
+#[tokio::test]
+async fn a_secret_made_of_a_file_is_the_secret_in_it() {
+    let secret = format!("{SECRET}\n");
+    let node = development().env("CLARION_JWT_SECRET", &secret).env("CLARION_API_KEYS", &format!("{API_KEY}\n"));
+    let node = node.start_ready().await;
+    let mut socket = socket_of("42", &node.url("me")).connect().await.expect("a token that is signed with it is good");
+    say(&node, "users/42", "hello").await;
+    assert_eq!(socket.text().await, "hello");
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use clarion_testkit::{BrokerProcess, Reply, SseClient, SseItem, WsClient, eventually, http, within};
+use clarion_testkit::{BrokerProcess, RedisServer, Reply, SseClient, SseItem, WsClient, eventually, http, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::{ConfigFile, development, guarded, say, socket_of};
+use crate::{API_KEY, ConfigFile, code, development, guarded, publish, say, socket_of, token};
 
 #[tokio::test]
 async fn payloads_have_a_limit_on_every_way() {
@@ -19,7 +19,7 @@ async fn payloads_have_a_limit_on_every_way() {
     let mut socket = WsClient::connect(&node.url("up")).await;
     socket.send_text(&"x".repeat(1024)).await;
     assert_eq!(socket.text().await.len(), 1024);
-    assert_eq!(crate::publish(&node, "up", &"x".repeat(1025)).await.code(), 413);
+    assert_eq!(publish(&node, "up", &"x".repeat(1025)).await.code(), 413);
     socket.send_text(&"x".repeat(1025)).await;
     assert_eq!(socket.closed().await.0, 1009);
 }
@@ -49,6 +49,108 @@ async fn a_named_proxy_tells_the_address() {
     assert_eq!(from("203.0.113.1").connect().await.unwrap_err().status, 429);
     let spoofed = from("203.0.113.9, 203.0.113.2").connect().await.unwrap_err();
     assert_eq!(spoofed.status, 429, "only the last address was written by the proxy");
+}
+
+#[tokio::test]
+async fn patterns_on_redis_are_for_those_who_are_known_and_few() {
+    let redis = RedisServer::start().await;
+    let file = ConfigFile::new(
+        "[limits]\npatterns = 2\npatterns_per_connection = 2\n\
+         [[namespaces]]\nprefix = \"open\"\nsubscribe = \"anyone\"\npatterns = \"anyone\"\n\
+         [[namespaces]]\nprefix = \"usual\"\nsubscribe = \"anyone\"\n",
+    );
+    let node = guarded().args(["--config", file.path(), "--bus", &redis.url()]).start_ready().await;
+    let anonymous = WsClient::request(&node.url("usual/**")).connect().await.unwrap_err();
+    assert_eq!(anonymous.status, 401);
+    assert!(anonymous.body.contains("`patterns` of the namespace"), "{}", anonymous.body);
+    let _channel = WsClient::connect(&node.url("usual/news")).await;
+    let mut signed_in = socket_of("42", &node.url("usual/**")).connect().await.expect("whoever is signed in may");
+    let same = WsClient::request(&node.url("usual/**")).header("x-api-key", API_KEY).connect().await;
+    same.expect("a backend may, and the pattern is there already");
+    let second = WsClient::connect(&node.url("open/**")).await;
+    let third = WsClient::request(&node.url("open/*")).connect().await.unwrap_err();
+    assert_eq!((third.status, third.headers.contains_key("retry-after")), (503, true));
+    assert!(third.body.contains("`limits.patterns`"), "{}", third.body);
+    let mut stream = SseClient::connect(&node.url("open/*")).await.expect("200 whatever happens");
+    assert!(matches!(stream.next().await, SseItem::Retry(_)));
+    assert!(matches!(stream.next().await, SseItem::End));
+    let many = node.url("events?channel=open/*&channel=open/a/*&channel=open/b/*");
+    let many = SseClient::connect(&many).await.unwrap_err();
+    assert_eq!((many.code(), code(&many).as_str()), (400, "too_many_patterns"));
+    let metrics = node.metrics().await;
+    assert_eq!(metrics.sum_where("clarion_admission_used", "patterns"), 2.0);
+    assert_eq!(metrics.sum_where("clarion_admission_limit", "patterns"), 2.0);
+    say(&node, "usual/a", "hello").await;
+    assert_eq!(signed_in.text().await, "hello");
+    drop(second);
+    eventually("room again", async || WsClient::request(&node.url("open/*")).connect().await.is_ok()).await;
+}
+
+/// The README's tour: no keys, a Redis, and whoever is curious.
+#[tokio::test]
+async fn in_development_mode_a_pattern_is_for_everybody() {
+    let redis = RedisServer::start().await;
+    let node = development().args(["--bus", &redis.url()]).start_ready().await;
+    let mut socket = WsClient::connect(&node.url("orders/**")).await;
+    let mut stream = SseClient::connect(&node.url("events?channel=orders/**&channel=ops/*")).await.expect("let in");
+    say(&node, "orders/eu/1", "paid").await;
+    assert_eq!(socket.text().await, "paid");
+    assert!(stream.data().await.contains("paid"));
+    let metrics = node.metrics().await;
+    assert_eq!(metrics.sum_where("clarion_admission_limit", "patterns"), 100.0);
+}
+
+#[tokio::test]
+async fn an_address_asks_and_guesses_at_a_rate() {
+    let file = ConfigFile::new("[limits]\nhandshakes_per_address = 100\nfailures_per_address = 3\n");
+    let node = guarded().args(["--config", file.path()]).start_ready().await;
+    let guess = async || Reply::of(http().get(node.url("connection/locate")).bearer_auth("rubbish")).await;
+    for _ in 0..3 {
+        assert_eq!(guess().await.code(), 401);
+    }
+    let fourth = guess().await;
+    assert_eq!((fourth.code(), code(&fourth).as_str()), (429, "rate_limit"));
+    assert!(fourth.text().contains("`limits.failures_per_address`") && fourth.header("retry-after").is_some());
+    assert_eq!(publish(&node, "news", "x").await.code(), 429, "a good key is not looked at either");
+    assert_eq!(Reply::get(&node.url("connection/locate")).await.code(), 200, "whoever shows nothing is served");
+
+    let file = ConfigFile::new("[limits]\nhandshakes_per_address = 2\n");
+    let node = guarded().args(["--config", file.path()]).start_ready().await;
+    let mut refused = None;
+    for _ in 0..50 {
+        refused = WsClient::request(&node.url("news")).connect().await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    let refused = refused.expect("50 at once are too many");
+    assert_eq!((refused.status, refused.headers.contains_key("retry-after")), (429, true), "{}", refused.body);
+    assert!(refused.body.contains("`limits.handshakes_per_address`"), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn a_user_publishes_at_a_rate() {
+    let file = ConfigFile::new(
+        "[limits]\npublishes_per_user = 3\n[[namespaces]]\nprefix = \"up\"\nsubscribe = \"anyone\"\npublish = \"signed_in\"\n",
+    );
+    let node = guarded().args(["--config", file.path()]).start_ready().await;
+    let post = async |user: &str| {
+        Reply::of(http().post(node.url("up")).bearer_auth(token(user)).header("content-type", "text/plain").body("x"))
+            .await
+    };
+    let mut last = post("42").await;
+    for _ in 0..50 {
+        if last.code() != 200 {
+            break;
+        }
+        last = post("42").await;
+    }
+    assert_eq!((last.code(), code(&last).as_str()), (429, "rate_limit"), "{}", last.text());
+    assert!(last.text().contains("`limits.publishes_per_user`"), "{}", last.text());
+    assert_eq!(post("43").await.code(), 200);
+    for _ in 0..10 {
+        say(&node, "up", "a backend has no rate").await;
+    }
 }
 
 #[tokio::test]
