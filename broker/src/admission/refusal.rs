@@ -47,7 +47,7 @@ pub enum TooMany {
     #[error("this address has too many connections (`limits.per_address`)")]
     Address,
     /// The connection has all the channels that it may.
-    #[error("a connection has no more channels than this (`limits.channels_per_connection`)")]
+    #[error("a connection may not have so many channels (`limits.channels_per_connection`)")]
     ChannelsOfConnection,
     /// The address has.
     #[error("this address hears too many channels (`limits.channels_per_address`)")]
@@ -57,7 +57,7 @@ pub enum TooMany {
     ChannelsOfNode,
     /// The connection has all the patterns that it may.
     #[error(
-        "a connection has no more patterns than this (`limits.patterns_per_connection`); name channels, or one pattern above these"
+        "a connection may not have so many patterns (`limits.patterns_per_connection`); name channels, or one pattern above these"
     )]
     PatternsOfConnection,
     /// The address has.

@@ -5,7 +5,7 @@ mod issuer;
 use std::{sync::LazyLock, time::UNIX_EPOCH};
 
 use clarion_testkit::{JwtKey, in_seconds};
-use http::Request;
+use http::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::*;
