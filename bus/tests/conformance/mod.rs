@@ -189,6 +189,7 @@ const CANNOT: &[(&str, &str, &str)] = &[
     ("redis cluster", "aborted_calls_leave_nothing_at_the_server", "each server counts its own"),
     ("redis sharded", "a_frozen_server_is_noticed", "the other servers go on"),
     ("redis sharded", "aborted_calls_leave_nothing_at_the_server", "each server counts its own"),
+    ("redis sharded", "overlaps_name_their_interests", "sharded pub/sub has no patterns"),
     ("redis sharded", "make_before_break_loses_nothing", "sharded pub/sub has no patterns"),
     ("redis sharded", "make_before_break_loses_next_to_nothing", "sharded pub/sub has no patterns"),
     ("redis sentinel", "comes_back_after_a_restart", "the Sentinels fail over; see `a_failover_is_followed`"),
