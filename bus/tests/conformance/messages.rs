@@ -249,7 +249,7 @@ pub(crate) async fn envelopes_carry_tags(rig: &mut impl Rig) -> Ran {
     node.subscribe("a").await;
     let tags: BTreeMap<_, _> = [("kind".to_owned(), "paid \"ä\"\n".to_owned())].into();
     let meta = Meta { tags: tags.clone(), time: Some(5), ..Meta::default() };
-    let message = Message { payload: "x\ny".into(), meta: Some(Arc::new(meta)) };
+    let message = Message { meta: Some(Arc::new(meta)), ..Message::raw("x\ny") };
     let address = Channel::parse("a").unwrap().into();
     node.bus.publish(Publication { address, message }).await.unwrap();
     rig.backend("a", b"raw").await;
