@@ -330,10 +330,27 @@ pub(crate) async fn the_probe_goes_round(rig: &mut impl Rig) -> Ran {
 
 pub(crate) async fn rebuilding_is_a_gap(rig: &mut impl Rig) -> Ran {
     let node = Node::up(rig).await;
-    node.subscribe("a").await;
+    // Nothing was held, so nobody can have missed anything.
     node.bus.rebuild();
     links_are_back(rig, &node, 1).await;
-    node.heard.wait_gaps(1).await;
+    assert_eq!(node.heard.gap_of(), Vec::<Vec<InterestId>>::new());
+    let mut held = vec![node.subscribe("a").await, node.subscribe("b").await];
+    if rig.patterns() {
+        held.extend([node.subscribe("a/**").await, node.subscribe("c/*").await]);
+    }
+    let gone = node.subscribe("gone").await;
+    node.bus.unsubscribe(gone);
+    node.bus.rebuild();
+    links_are_back(rig, &node, 2).await;
+    // A sharded bus tells of each link's interests apart.
+    let told = async || {
+        let mut told: Vec<_> = node.heard.gap_of().into_iter().flatten().collect();
+        told.sort_unstable();
+        if told == held { Ok(()) } else { Err(format!("{told:?}, and {held:?} are held")) }
+    };
+    eventually("the gap is of all that is held", told).await;
+    node.subscribe("later").await;
+    assert_eq!(told().await, Ok(()), "what came later has missed nothing");
     rig.backend("a", b"x").await;
     node.heard.wait_count(1).await;
     Ok(())

@@ -232,6 +232,8 @@ macro_rules! suite {
             overlaps_name_their_interests,
             names_full_of_glob_characters,
             envelopes_carry_tags,
+            an_id_travels_with_each_message,
+            questions_are_answered,
             names_of_others_are_not_heard,
             make_before_break_loses_nothing,
             make_before_break_loses_next_to_nothing,
