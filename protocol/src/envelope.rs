@@ -18,6 +18,8 @@ static NOTHING: Meta = Meta { position: None, time: None, tags: Tags::new() };
 /// What stands around the id in an envelope that holds nothing else.
 const BEFORE_ID: &[u8] = br#"{"id":""#;
 const AFTER_ID: &[u8] = br#""}"#;
+/// The same of a NATS header block, up to the id.
+const BEFORE_ID_HEADER: &[u8] = b"NATS/1.0\r\nNats-Msg-Id: ";
 /// The length of such an envelope, with its mark and its newline, where Clarion made the id.
 const ID_ALONE: usize = 1 + BEFORE_ID.len() + 36 + AFTER_ID.len() + 1;
 /// Carries the id on NATS; JetStream itself drops duplicates by it.
@@ -123,6 +125,12 @@ pub fn headers(message: &Message) -> Vec<(&'static str, String)> {
     out
 }
 
+/// The id of a header block that holds nothing else, as nodes write it: nearly all that comes with headers.
+#[must_use]
+pub fn id_header(block: &[u8]) -> Option<MessageId> {
+    MessageId::parse_uuid(block.strip_prefix(BEFORE_ID_HEADER)?.strip_suffix(b"\r\n\r\n")?)
+}
+
 /// Reads the id and the metadata from the headers of a NATS message; headers of others are passed over.
 ///
 /// A value of ours that cannot be read counts as absent: the payload is good all the same.
@@ -215,6 +223,20 @@ mod tests {
         }
         let empty = format!("\0{{\"id\":\"{id}\"}}\n");
         assert_eq!(open(empty.into()).unwrap().payload, "");
+    }
+
+    #[test]
+    fn an_id_that_stands_alone_in_a_header_block_is_found() {
+        let id = "0190a0b0-0000-7000-8000-00000000000f";
+        let found = |block: &str| id_header(block.as_bytes()).map(|id| id.to_string());
+        assert_eq!(found(&format!("NATS/1.0\r\n{HEADER_ID}: {id}\r\n\r\n")), Some(id.to_owned()));
+        for other in [
+            format!("NATS/1.0\r\n{HEADER_ID}: {id}\r\nX: y\r\n\r\n"),
+            format!("NATS/1.0\r\n{HEADER_ID}: 7\r\n\r\n"),
+            format!("NATS/1.0 503\r\n{HEADER_ID}: {id}\r\n\r\n"),
+        ] {
+            assert_eq!(found(&other), None, "{other:?}");
+        }
     }
 
     #[test]

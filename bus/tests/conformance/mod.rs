@@ -203,7 +203,7 @@ const CANNOT: &[(&str, &str, &str)] = &[
 ];
 
 /// Compares what a test came to with the list.
-pub(crate) fn judge(bus: &str, test: &str, ran: Ran) {
+pub(crate) fn judge(bus: &str, test: &str, ran: &Ran) {
     let listed = CANNOT.iter().any(|(on, name, _)| (*on, *name) == (bus, test));
     assert_eq!(ran.is_err(), listed, "{test} on {bus}: whether it cannot run, and whether the list says so");
 }
@@ -261,7 +261,7 @@ macro_rules! suite {
             async fn $name() {
                 let mut rig = $rig;
                 let ran = conformance::$name(&mut rig).await;
-                conformance::judge($bus, stringify!($name), ran);
+                conformance::judge($bus, stringify!($name), &ran);
             }
         )*
 

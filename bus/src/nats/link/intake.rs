@@ -143,9 +143,11 @@ fn delivery(table: &Table, prefix: &Prefix, chunk: &Bytes, frame: Frame) -> Take
             None => return Taken::Foreign,
         },
     };
-    let (id, meta) = match frame.headers.is_empty() {
-        true => (None, None),
-        false => envelope::from_headers(parse::headers(&chunk[frame.headers])),
+    let headers = &chunk[frame.headers];
+    let (id, meta) = match envelope::id_header(headers) {
+        None if headers.is_empty() => (None, None),
+        None => envelope::from_headers(parse::headers(headers)),
+        id => (id, None),
     };
     Taken::Delivery(Delivery { interests, address, message: Message { payload: chunk.slice(frame.payload), id, meta } })
 }
