@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -31,12 +31,14 @@ const CHANNELS: usize = 10_000;
 struct Counter {
     messages: AtomicU64,
     batches: AtomicU64,
+    with_id: AtomicBool,
 }
 
 #[async_trait]
 impl Sink for Counter {
     async fn deliver(&self, batch: &mut Vec<Delivery>) {
         self.messages.fetch_add(batch.len() as u64, Relaxed);
+        self.with_id.store(batch.last().is_some_and(|last| last.message.id.is_some()), Relaxed);
         self.batches.fetch_add(1, Relaxed);
         batch.clear();
     }
@@ -114,6 +116,7 @@ async fn link(port: u16, count: u64, interests: &[String], channel: &str, with_i
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let spent = cpu()? - before;
+    anyhow::ensure!(counter.with_id.load(Relaxed) == with_id, "an id came where there was none, or did not come");
     bus.close().await;
     Ok((spent, count as f64 / counter.batches.load(Relaxed) as f64))
 }

@@ -6,7 +6,7 @@
 //! `async-nats` (0.51) cannot keep what [`Bus::publish`] promises, as was tried: its `flush` returns when the socket has taken the
 //! bytes (62 µs with the server frozen); what is published while it is disconnected answers Ok and is sent after the
 //! reconnect, and by its source so is what was still in its queue; of 10,000 refused publications its events told of 3,169.
-//! It is for streams and key-value buckets, where the server answers each request.
+//! It would be for streams and key-value buckets, where the server answers each request; until there are any, only tests use it.
 //!
 //! The user needs rights to publish and subscribe to `<prefix>.>` and `_clarion.<prefix>.>`.
 

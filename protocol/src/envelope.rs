@@ -7,13 +7,19 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{Epoch, Message, MessageId, Meta, Position};
+use serde::{Deserialize, Serialize};
+
+use crate::{Epoch, Message, MessageId, Meta, Position, Tags};
 
 /// What an enveloped payload begins with on Redis.
 pub const MARK: u8 = 0;
+/// Metadata of a message of which nothing is known.
+static NOTHING: Meta = Meta { position: None, time: None, tags: Tags::new() };
 /// What stands around the id in an envelope that holds nothing else.
 const BEFORE_ID: &[u8] = br#"{"id":""#;
 const AFTER_ID: &[u8] = br#""}"#;
+/// The same of a NATS header block, up to the id.
+const BEFORE_ID_HEADER: &[u8] = b"NATS/1.0\r\nNats-Msg-Id: ";
 /// The length of such an envelope, with its mark and its newline, where Clarion made the id.
 const ID_ALONE: usize = 1 + BEFORE_ID.len() + 36 + AFTER_ID.len() + 1;
 /// Carries the id on NATS; JetStream itself drops duplicates by it.
@@ -29,29 +35,44 @@ pub const HEADER_TIME: &str = "Clarion-Time";
 /// Carries the tags on NATS, a JSON object of strings.
 pub const HEADER_TAGS: &str = "Clarion-Tags";
 
+/// The JSON of an envelope.
+#[derive(Serialize, Deserialize)]
+struct Envelope<M> {
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    id: Option<MessageId>,
+    #[serde(flatten)]
+    meta: M,
+}
+
+fn none() -> Option<MessageId> {
+    None
+}
+
 /// Writes a message for Redis.
 ///
 /// A raw payload that begins with NUL gets an empty envelope, or whoever may publish could write metadata.
 #[must_use]
 pub fn seal(message: &Message) -> Bytes {
-    let meta = match &message.meta {
-        Some(meta) => meta.clone(),
-        None if message.payload.first() == Some(&MARK) => Arc::default(),
-        None => return message.payload.clone(),
-    };
-    let mut out = BytesMut::with_capacity(ID_ALONE + message.payload.len());
+    let Message { payload, id, meta } = message;
+    if id.is_none() && meta.is_none() && payload.first() != Some(&MARK) {
+        return payload.clone();
+    }
+    let mut out = BytesMut::with_capacity(ID_ALONE + payload.len());
     out.extend_from_slice(&[MARK]);
-    match &meta.id {
+    match (id, meta) {
         // Nearly all that a node publishes. Its id needs no escaping, being hexadecimal digits and hyphens.
-        Some(id) if *meta == (Meta { id: meta.id.clone(), ..Meta::default() }) && id.is_uuid() => {
+        (Some(id), None) if id.is_uuid() => {
             out.extend_from_slice(BEFORE_ID);
             id.with_str(|id| out.extend_from_slice(id.as_bytes()));
             out.extend_from_slice(AFTER_ID);
         }
-        _ => out.extend_from_slice(&serde_json::to_vec(&*meta).expect("metadata are strings and numbers")),
+        _ => {
+            let envelope = Envelope { id: id.clone(), meta: meta.as_deref().unwrap_or(&NOTHING) };
+            out.extend_from_slice(&serde_json::to_vec(&envelope).expect("metadata are strings and numbers"));
+        }
     }
     out.extend_from_slice(b"\n");
-    out.extend_from_slice(&message.payload);
+    out.extend_from_slice(payload);
     out.freeze()
 }
 
@@ -64,17 +85,18 @@ pub fn open(bytes: Bytes) -> Result<Message, Message> {
         return Ok(Message::raw(bytes));
     }
     if let Some(id) = id_alone(&bytes) {
-        let meta = Meta { id: Some(id), ..Meta::default() };
-        return Ok(Message { payload: bytes.slice(ID_ALONE..), meta: Some(Arc::new(meta)) });
+        return Ok(Message { payload: bytes.slice(ID_ALONE..), id: Some(id), meta: None });
     }
     let Some(end) = memchr::memchr(b'\n', &bytes) else { return Err(Message::raw(bytes)) };
-    match serde_json::from_slice::<Meta>(&bytes[1..end]) {
-        Ok(meta) => {
-            let meta = (meta != Meta::default()).then(|| Arc::new(meta));
-            Ok(Message { payload: bytes.slice(end + 1..), meta })
-        }
+    match serde_json::from_slice::<Envelope<Meta>>(&bytes[1..end]) {
+        Ok(Envelope { id, meta }) => Ok(Message { payload: bytes.slice(end + 1..), id, meta: known(meta) }),
         Err(_) => Err(Message::raw(bytes)),
     }
+}
+
+/// Metadata that say nothing are none.
+fn known(meta: Meta) -> Option<Arc<Meta>> {
+    (meta != NOTHING).then(|| Arc::new(meta))
 }
 
 /// The id of an envelope that holds nothing else, written as [`seal`] writes it: no JSON is parsed for what nodes publish.
@@ -83,13 +105,14 @@ fn id_alone(bytes: &[u8]) -> Option<MessageId> {
     MessageId::parse_uuid(meta.strip_prefix(BEFORE_ID)?.strip_suffix(AFTER_ID)?)
 }
 
-/// The headers that carry a message's metadata on NATS; none for a raw message.
+/// The headers that carry a message's id and metadata on NATS; none for a raw message.
 #[must_use]
-pub fn headers(meta: &Meta) -> Vec<(&'static str, String)> {
+pub fn headers(message: &Message) -> Vec<(&'static str, String)> {
     let mut out = Vec::new();
-    if let Some(id) = &meta.id {
+    if let Some(id) = &message.id {
         out.push((HEADER_ID, id.to_string()));
     }
+    let Some(meta) = &message.meta else { return out };
     if let Some(position) = &meta.position {
         out.push((HEADER_OFFSET, position.offset.to_string()));
         out.push((HEADER_EPOCH, position.epoch.to_string()));
@@ -102,15 +125,23 @@ pub fn headers(meta: &Meta) -> Vec<(&'static str, String)> {
     out
 }
 
-/// Reads metadata from the headers of a NATS message; headers of others are passed over.
+/// The id of a header block that holds nothing else, as nodes write it: nearly all that comes with headers.
+#[must_use]
+pub fn id_header(block: &[u8]) -> Option<MessageId> {
+    MessageId::parse_uuid(block.strip_prefix(BEFORE_ID_HEADER)?.strip_suffix(b"\r\n\r\n")?)
+}
+
+/// Reads the id and the metadata from the headers of a NATS message; headers of others are passed over.
 ///
-/// `None` when there is none of ours. A value of ours that cannot be read counts as absent: the payload is good all the same.
-pub fn from_headers<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<Meta> {
-    let mut meta = Meta::default();
+/// A value of ours that cannot be read counts as absent: the payload is good all the same.
+pub fn from_headers<'a>(
+    headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> (Option<MessageId>, Option<Arc<Meta>>) {
+    let (mut id, mut meta) = (None, Meta::default());
     let (mut offset, mut previous, mut epoch) = (None, None, None);
     for (name, value) in headers {
         match name {
-            HEADER_ID => meta.id = MessageId::parse(value).ok(),
+            HEADER_ID => id = MessageId::parse(value).ok(),
             HEADER_OFFSET => offset = value.parse().ok(),
             HEADER_PREVIOUS => previous = value.parse().ok(),
             HEADER_EPOCH => epoch = Epoch::parse(value).ok(),
@@ -121,7 +152,7 @@ pub fn from_headers<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -
     }
     // An offset means nothing outside of its epoch.
     meta.position = offset.zip(epoch).map(|(offset, epoch)| Position { offset, epoch, previous });
-    (meta != Meta::default()).then_some(meta)
+    (id, known(meta))
 }
 
 #[cfg(test)]
@@ -133,27 +164,36 @@ mod tests {
     fn meta() -> impl Strategy<Value = Meta> {
         let position = (any::<u64>(), "[a-zA-Z0-9._-]{1,8}", any::<Option<u64>>())
             .prop_map(|(offset, epoch, previous)| Position { offset, epoch: Epoch::parse(&epoch).unwrap(), previous });
-        let id = prop_oneof!["[!-~]{1,128}", "[0-9a-fA-F]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"];
-        let id = id.prop_map(|id| MessageId::parse(&id).unwrap());
         let tags = proptest::collection::btree_map(".{0,8}", ".{0,8}", 0..3);
-        (proptest::option::of(id), proptest::option::of(position), any::<Option<u64>>(), tags)
-            .prop_map(|(id, position, time, tags)| Meta { id, position, time, tags })
+        (proptest::option::of(position), any::<Option<u64>>(), tags).prop_map(|(position, time, tags)| Meta {
+            position,
+            time,
+            tags,
+        })
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let id = prop_oneof!["[!-~]{1,128}", "[0-9a-fA-F]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"];
+        let id = proptest::option::of(id.prop_map(|id| MessageId::parse(&id).unwrap()));
+        (any::<Vec<u8>>(), id, meta()).prop_map(|(payload, id, meta)| Message {
+            payload: payload.into(),
+            id,
+            meta: known(meta),
+        })
     }
 
     proptest! {
         #[test]
-        fn redis_round_trip(meta in proptest::option::of(meta()), payload: Vec<u8>) {
-            let meta = meta.filter(|meta| *meta != Meta::default());
-            let message = Message { payload: payload.into(), meta: meta.map(Arc::new) };
+        fn redis_round_trip(message in message()) {
             prop_assert_eq!(open(seal(&message)), Ok(message));
         }
 
         #[test]
-        fn nats_round_trip(meta in meta()) {
-            let headers = headers(&meta);
+        fn nats_round_trip(message in message()) {
+            let headers = headers(&message);
             prop_assert!(headers.iter().all(|(_, value)| !value.contains(['\r', '\n'])));
             let read = from_headers(headers.iter().map(|(name, value)| (*name, value.as_str())));
-            prop_assert_eq!(read.unwrap_or_default(), meta);
+            prop_assert_eq!(read, (message.id, message.meta));
         }
 
         #[test]
@@ -166,23 +206,37 @@ mod tests {
 
     #[test]
     fn the_envelope_is_compact() {
-        let meta = Meta { id: Some(MessageId::parse("7").unwrap()), time: Some(5), ..Meta::default() };
-        let sealed = seal(&Message { payload: "\0x\n".into(), meta: Some(meta.into()) });
+        let (id, meta) = (MessageId::parse("7").unwrap(), Meta { time: Some(5), ..Meta::default() });
+        let sealed = seal(&Message { payload: "\0x\n".into(), id: Some(id), meta: Some(meta.into()) });
         assert_eq!(sealed, "\0{\"id\":\"7\",\"time\":5}\n\0x\n");
     }
 
     #[test]
     fn an_id_that_clarion_made_is_written_and_read_as_any_other() {
         let id = "0190a0b0-0000-7000-8000-00000000000f";
-        let meta = Meta { id: Some(MessageId::parse(id).unwrap()), ..Meta::default() };
-        let message = Message { payload: "x".into(), meta: Some(meta.clone().into()) };
+        let message = Message { id: Some(MessageId::parse(id).unwrap()), ..Message::raw("x") };
         let sealed = seal(&message);
-        assert_eq!(sealed, format!("\0{}\nx", serde_json::to_string(&meta).unwrap()));
+        let envelope = Envelope { id: message.id.clone(), meta: &NOTHING };
+        assert_eq!(sealed, format!("\0{}\nx", serde_json::to_string(&envelope).unwrap()));
         for same in [sealed, format!("\0 {{\"id\": \"{id}\"}}\nx").into()] {
             assert_eq!(open(same), Ok(message.clone()));
         }
         let empty = format!("\0{{\"id\":\"{id}\"}}\n");
         assert_eq!(open(empty.into()).unwrap().payload, "");
+    }
+
+    #[test]
+    fn an_id_that_stands_alone_in_a_header_block_is_found() {
+        let id = "0190a0b0-0000-7000-8000-00000000000f";
+        let found = |block: &str| id_header(block.as_bytes()).map(|id| id.to_string());
+        assert_eq!(found(&format!("NATS/1.0\r\n{HEADER_ID}: {id}\r\n\r\n")), Some(id.to_owned()));
+        for other in [
+            format!("NATS/1.0\r\n{HEADER_ID}: {id}\r\nX: y\r\n\r\n"),
+            format!("NATS/1.0\r\n{HEADER_ID}: 7\r\n\r\n"),
+            format!("NATS/1.0 503\r\n{HEADER_ID}: {id}\r\n\r\n"),
+        ] {
+            assert_eq!(found(&other), None, "{other:?}");
+        }
     }
 
     #[test]
@@ -193,9 +247,9 @@ mod tests {
         assert_eq!((&meta.position, meta.time), (&None, Some(5)), "the rest of it is good");
         assert_eq!(crate::wording::event(&heard), "data: x\n\n");
         for (offset, epoch) in [("7", "e\rdata: forged"), ("7", ""), ("7", "a:b")] {
-            assert_eq!(from_headers([(HEADER_OFFSET, offset), (HEADER_EPOCH, epoch)]), None, "{epoch:?}");
+            assert_eq!(from_headers([(HEADER_OFFSET, offset), (HEADER_EPOCH, epoch)]), (None, None), "{epoch:?}");
         }
-        assert_eq!(from_headers([(HEADER_OFFSET, "7")]), None, "an offset of no epoch");
+        assert_eq!(from_headers([(HEADER_OFFSET, "7")]), (None, None), "an offset of no epoch");
     }
 
     #[test]

@@ -14,7 +14,11 @@ pub type Tags = BTreeMap<String, String>;
 pub struct Message {
     /// The bytes, opaque.
     pub payload: Bytes,
-    /// `None` for a raw message, which is most of them.
+    /// The publisher's or the broker's id; repeated ones are dropped where there is a log. `None` for a raw message.
+    ///
+    /// It is not among the metadata, which take memory of their own: nearly all that nodes publish has an id and nothing else.
+    pub id: Option<MessageId>,
+    /// What else is known; nothing of most messages.
     pub meta: Option<Arc<Meta>>,
 }
 
@@ -22,16 +26,13 @@ impl Message {
     /// A message of which only the payload is known.
     #[must_use]
     pub fn raw(payload: impl Into<Bytes>) -> Self {
-        Self { payload: payload.into(), meta: None }
+        Self { payload: payload.into(), id: None, meta: None }
     }
 }
 
-/// What is known about a message beside its payload. This is the JSON of the envelope on Redis.
+/// What is known about a message beside its payload and its id. With the id this is the JSON of the envelope on Redis.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// The publisher's or the broker's id; repeated ones are dropped where there is a log.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<MessageId>,
     /// The place in the channel's log, where there is one.
     #[serde(flatten)]
     pub position: Option<Position>,

@@ -73,8 +73,7 @@ impl Publication {
 
     /// The id under which it is published: its own, or a new one that it carries from now on.
     pub fn identify(&mut self) -> MessageId {
-        let meta = Arc::make_mut(self.message.meta.get_or_insert_default());
-        meta.id.get_or_insert_with(MessageId::generate).clone()
+        self.message.id.get_or_insert_with(MessageId::generate).clone()
     }
 }
 
@@ -137,7 +136,7 @@ impl PublicationBody<'_> {
         }
         let payload = self.payload()?;
         let meta = (!self.tags.is_empty()).then(|| Arc::new(Meta { tags: self.tags.clone(), ..Meta::default() }));
-        Ok(Message { payload, meta })
+        Ok(Message { payload, id: None, meta })
     }
 
     /// The whole of it.
@@ -219,7 +218,7 @@ mod tests {
     fn an_id_is_given_once_and_stays() {
         let mut own = Publication::raw(Channel::parse("a").unwrap(), "x");
         let id = own.identify();
-        assert_eq!((own.identify(), own.message.meta.as_ref().unwrap().id.clone()), (id.clone(), Some(id)));
+        assert_eq!((own.identify(), own.message.id), (id.clone(), Some(id)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-use crate::{Address, Channel, ChannelError, Depth, InternalName, channel::RESERVED_PREFIX};
+use crate::{Address, Channel, ChannelError, InternalName, channel::RESERVED_PREFIX};
 
 /// What a NATS token cannot hold, and `%` itself. Bytes beyond ASCII are always encoded.
 const NATS_TOKEN: &AsciiSet = &CONTROLS.add(b'.').add(b' ').add(b'*').add(b'>').add(b'%');
@@ -75,17 +75,6 @@ impl Prefix {
             Address::Channel(channel) => self.nats_base(channel.as_str()),
             Address::Internal(name) => format!("{RESERVED_PREFIX}.{self}.{name}"),
         }
-    }
-
-    /// The NATS subject or wildcard for one reach of `base`; for [`Depth::Subtree`] only what lies *below* it.
-    #[must_use]
-    pub fn nats_below(&self, base: &str, depth: Depth) -> String {
-        let wildcard = match depth {
-            Depth::Exact => return self.nats_base(base),
-            Depth::Children => ".*",
-            Depth::Subtree => ".>",
-        };
-        self.nats_base(base) + wildcard
     }
 
     /// What a NATS subject of this deployment stands for. Only the form that [`Prefix::nats`] writes is read.
@@ -258,8 +247,6 @@ mod tests {
     fn patterns_escape_what_redis_would_glob() {
         let prefix = Prefix::default();
         assert_eq!(prefix.redis_below("a[1]?\\"), "clarion:a\\[1\\]\\?\\\\/*");
-        assert_eq!(prefix.nats_below("a.b", Depth::Children), "clarion.a%2Eb.*");
-        assert_eq!(prefix.nats_below("a", Depth::Subtree), "clarion.a.>");
     }
 
     #[test]

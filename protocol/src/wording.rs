@@ -167,7 +167,7 @@ mod tests {
     fn a_logged_message_has_an_id() {
         let position = Position { offset: 7, epoch: Epoch::parse("e1").unwrap(), previous: None };
         let meta = Meta { position: Some(position), ..Meta::default() };
-        let message = Message { payload: "x".into(), meta: Some(meta.into()) };
+        let message = Message { meta: Some(meta.into()), ..Message::raw("x") };
         assert_eq!(event(&message), "id: e1:7\ndata: x\n\n");
     }
 }

@@ -39,7 +39,8 @@ async fn what_is_published_is_followed() {
         let url = server.url();
         let mut tail = Running::listening(clarion(["tail", "orders/eu", "users/42", "--via", &url])).await;
         let ran = run(clarion(["publish", "orders/eu", "paid", "--via", &url])).await.expect(0);
-        assert_eq!(ran.stdout, "published to orders/eu\n");
+        let id = ran.stdout.strip_prefix("published to orders/eu, id ").expect("the id is told").trim();
+        assert_eq!(id.len(), 36, "{id}");
         run(clarion(["publish", "orders/us", "not asked for", "--via", &url])).await.expect(0);
         run(clarion(["push", "42", "hi", "--json", "--via", &url])).await.expect(0);
         assert_eq!([tail.line().await, tail.line().await], ["orders/eu\tpaid", "users/42\thi"]);

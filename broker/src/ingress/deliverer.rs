@@ -80,8 +80,7 @@ impl Sink for Deliverer {
 
 /// Logs a message by the id that its publisher was told.
 fn note(delivery: &Delivery) {
-    let id = delivery.message.meta.as_ref().and_then(|meta| meta.id.as_ref());
-    if let (Address::Channel(channel), Some(id)) = (&delivery.address, id) {
+    if let (Address::Channel(channel), Some(id)) = (&delivery.address, &delivery.message.id) {
         tracing::debug!(%id, %channel, "a message came");
     }
 }

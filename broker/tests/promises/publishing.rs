@@ -1,6 +1,6 @@
 //! Publishing over HTTP: forms and bodies, batches, JSON-RPC, and what each mistake is told.
 
-use clarion_testkit::{Reply, WsClient, http};
+use clarion_testkit::{NatsServer, RedisServer, Reply, WsClient, eventually, http};
 use serde_json::{Value, json};
 
 use crate::{API_KEY, ConfigFile, call, code, development, guarded, publish, rpc, say, socket_of};
@@ -25,6 +25,33 @@ async fn a_form_has_its_data_and_any_other_body_is_the_payload() {
         let reply = Reply::post(&url, "application/x-www-form-urlencoded", form).await;
         assert_eq!(reply.code(), 400, "{form}");
         assert!(reply.text().contains("content-type"), "the remedy is named: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn the_id_that_is_told_is_in_the_log_of_every_node_that_hears_it() {
+    let (redis, nats) = tokio::join!(RedisServer::start(), NatsServer::start());
+    for bus in [redis.url(), nats.url()] {
+        let start = || development().env("CLARION_BUS_URL", &bus).args(["--log-level", "info,clarion_broker=debug"]);
+        let (publisher, hearer) = tokio::join!(start().start_ready(), start().start_ready());
+        let mut socket = WsClient::connect(&hearer.url("news")).await;
+        let batch =
+            Reply::of(http().post(publisher.url("api/batch")).json(&json!([{ "channel": "news", "text": "2" }])));
+        let ids = [
+            publish(&publisher, "news", "1").await.json()["id"].clone(),
+            batch.await.json()["results"][0]["id"].clone(),
+            call(&publisher, "publish", json!({ "channel": "news", "text": "3" })).await["id"].clone(),
+        ];
+        assert_eq!([socket.text().await, socket.text().await, socket.text().await], ["1", "2", "3"]);
+        for (id, node, what) in
+            ids.iter().flat_map(|id| [(id, &publisher, "a message was published"), (id, &hearer, "a message came")])
+        {
+            let id = id.as_str().expect("an id");
+            eventually("the id is logged", async || {
+                node.log().iter().any(|line| line.contains(what) && line.contains(id) && line.contains("news"))
+            })
+            .await;
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use clarion_protocol::Address;
 use tokio::sync::Notify;
 
-use super::{Lane, NOWHERE, Order, Reach, State, Table, Ticket, Work};
+use super::{
+    Lane, NOWHERE, Need, Order, Reach, State, Table, Ticket, Work,
+    part::{Part, Past},
+};
 use crate::{InterestId, SubscribeError};
 
 impl Table {
@@ -25,8 +28,7 @@ impl Table {
                 continue;
             }
             self.set(ticket.slot, State::Asked);
-            let part = self.get(ticket.slot);
-            work.join.push(Order { ticket, base: part.base.clone(), reach: part.reach });
+            work.join.push(self.order(ticket.slot));
         }
         work
     }
@@ -37,14 +39,12 @@ impl Table {
             return false;
         }
         self.settle(ticket.slot, State::Standing);
-        let part = self.get_mut(ticket.slot);
-        let (missed, ids) = (part.missed, part.ids);
-        for id in ids {
-            if id != 0 && self.stands(id) {
-                self.answer(id, &Ok(()));
+        for interest in self.carried(ticket.slot) {
+            if self.stands(interest) {
+                self.answer(interest, &Ok(()));
             }
         }
-        missed
+        self.parts.get(ticket.slot).past != Past::Calm
     }
 
     /// Whether the answer to this attempt is still waited for. Whoever wanted it may have gone meanwhile, and then the server has
@@ -56,10 +56,10 @@ impl Table {
     /// The server has refused a subscription. Returns whether it had stood until now.
     pub(crate) fn refuse(&mut self, ticket: Ticket, error: &SubscribeError) -> bool {
         let Some(part) = self.at(ticket) else { return false };
-        let (stood, ids) = (part.resuming, part.ids);
+        let stood = part.past == Past::Resuming;
         self.settle(ticket.slot, State::Refused);
-        for id in ids {
-            self.answer(id, &Err(error.clone()));
+        for interest in self.carried(ticket.slot) {
+            self.answer(interest, &Err(error.clone()));
         }
         stood
     }
@@ -69,11 +69,8 @@ impl Table {
         let Some(queue) = self.lanes.get_mut(usize::from(lane)) else { return };
         queue.wanted.clear();
         queue.leaving.clear();
-        for slot in 0..self.parts.len() {
-            let slot = u32::try_from(slot).expect("acquire keeps the number of parts below 2^24");
-            if self.parts[slot as usize].as_ref().is_some_and(|part| part.lane == lane) {
-                self.again(slot, lane);
-            }
+        for slot in self.slots(|part| part.lane == lane) {
+            self.again(slot, lane);
         }
     }
 
@@ -81,10 +78,8 @@ impl Table {
     pub(crate) fn retry_refused(&mut self) -> u64 {
         let refused = self.refused;
         if refused > 0 {
-            for slot in 0..self.parts.len() {
-                if self.parts[slot].as_ref().is_some_and(|part| part.state == State::Refused) {
-                    self.want(u32::try_from(slot).expect("acquire keeps the number of parts below 2^24"));
-                }
+            for slot in self.slots(|part| part.state == State::Refused) {
+                self.want(slot);
             }
         }
         refused
@@ -93,8 +88,8 @@ impl Table {
     /// The server says that a subscription is no longer there, since its slot goes to another shard. It waits for the
     /// new routes. Returns whether it was one of ours.
     pub(crate) fn dropped(&mut self, base: &Address, lane: u16) -> bool {
-        let Some(slot) = self.find(Reach::Exact, base) else { return false };
-        let part = self.get(slot);
+        let Some(slot) = self.part(&Need::from(Reach::Exact), base) else { return false };
+        let part = self.parts.get(slot);
         let ours = part.lane == lane && part.state == State::Standing;
         if ours {
             self.again(slot, NOWHERE);
@@ -111,7 +106,7 @@ impl Table {
 
     /// How many parts belong to no shard that is known.
     pub(crate) fn adrift(&self) -> usize {
-        self.parts.iter().flatten().filter(|part| part.lane == NOWHERE).count()
+        self.parts.all().filter(|(_, part)| part.lane == NOWHERE).count()
     }
 
     /// How many parts of this lane stood before and do not stand yet.
@@ -122,11 +117,9 @@ impl Table {
     /// The interests that stand again in a lane and missed what was published meanwhile. Each loss is told once.
     pub(crate) fn missed(&mut self, lane: u16) -> Vec<InterestId> {
         let mut missed = Vec::new();
-        for part in self.parts.iter_mut().flatten() {
-            if part.missed && part.lane == lane && part.state == State::Standing {
-                part.missed = false;
-                missed.extend(part.ids.into_iter().filter(|id| *id != 0).map(InterestId));
-            }
+        for slot in self.slots(|part| part.past != Past::Calm && part.lane == lane && part.state == State::Standing) {
+            self.parts.get_mut(slot).past = Past::Calm;
+            missed.extend(self.carried(slot).into_iter().map(|interest| self.records.get(interest).id(interest)));
         }
         // A subtree has two parts.
         missed.sort_unstable();
@@ -140,30 +133,33 @@ impl Table {
             self.lanes.push(Lane::default());
         }
         self.routes = routes;
-        for slot in 0..self.parts.len() {
-            let Some(part) = &self.parts[slot] else { continue };
-            let lane = self.lane_of(&part.base);
-            if lane != part.lane {
-                self.again(u32::try_from(slot).expect("acquire keeps the number of parts below 2^24"), lane);
+        for slot in self.slots(|_| true) {
+            let lane = self.lane_of(self.base_of(slot));
+            if lane != self.parts.get(slot).lane {
+                self.again(slot, lane);
             }
         }
     }
 
     // ---- inside ----
 
+    fn slots(&self, wanted: impl Fn(&Part) -> bool) -> Vec<u32> {
+        self.parts.all().filter(|(_, part)| wanted(part)).map(|(slot, _)| slot).collect()
+    }
+
     /// Queues a new attempt to subscribe.
     pub(super) fn want(&mut self, slot: u32) {
         self.last_attempt = self.last_attempt.wrapping_add(1);
         let attempt = self.last_attempt;
         self.set(slot, State::Wanted);
-        let part = self.get_mut(slot);
+        let part = self.parts.get_mut(slot);
         part.attempt = attempt;
         let lane = usize::from(part.lane);
         if lane >= self.lanes.len() {
             return;
         }
         // Interests that come and go while the link is down leave tickets that are no longer good.
-        if self.lanes[lane].wanted.len() > 2 * self.index.len() + 1024 {
+        if self.lanes[lane].wanted.len() > 4 * self.index.len() + 1024 {
             let mut wanted = std::mem::take(&mut self.lanes[lane].wanted);
             wanted.retain(|ticket| self.at(*ticket).is_some());
             self.lanes[lane].wanted = wanted;
@@ -174,18 +170,17 @@ impl Table {
 
     /// Queues a part that the server has lost, or that goes to another lane.
     fn again(&mut self, slot: u32, lane: u16) {
-        let part = self.get(slot);
-        let stood = part.state == State::Standing || part.resuming;
+        let part = self.parts.get(slot);
+        let stood = part.state == State::Standing || part.past == Past::Resuming;
         let asked = matches!(part.state, State::Asked | State::Standing);
         if asked && lane != part.lane {
-            self.leave(slot);
+            self.leave(slot, self.base_of(slot).clone());
         }
         self.unmark(slot);
-        self.get_mut(slot).lane = lane;
+        self.parts.get_mut(slot).lane = lane;
         self.want(slot);
         if stood {
-            let part = self.get_mut(slot);
-            (part.resuming, part.missed) = (true, true);
+            self.parts.get_mut(slot).past = Past::Resuming;
             if let Some(lane) = self.lanes.get_mut(usize::from(lane)) {
                 lane.resuming += 1;
             }
@@ -193,10 +188,9 @@ impl Table {
     }
 
     /// Queues that the server be told to give a part up.
-    pub(super) fn leave(&mut self, slot: u32) {
-        let part = self.parts[slot as usize].as_ref().expect("slots are passed around only while their part is there");
-        let order =
-            Order { ticket: Ticket { slot, attempt: part.attempt }, base: part.base.clone(), reach: part.reach };
+    pub(super) fn leave(&mut self, slot: u32, base: Address) {
+        let part = self.parts.get(slot);
+        let order = Order { ticket: Ticket { slot, attempt: part.attempt }, base, reach: part.reach };
         if let Some(lane) = self.lanes.get_mut(usize::from(part.lane)) {
             lane.leaving.push(order);
             lane.work.notify_one();
@@ -209,8 +203,9 @@ impl Table {
     }
 
     pub(super) fn unmark(&mut self, slot: u32) {
-        let part = self.get_mut(slot);
-        if std::mem::take(&mut part.resuming) {
+        let part = self.parts.get_mut(slot);
+        if part.past == Past::Resuming {
+            part.past = Past::Missed;
             let lane = usize::from(part.lane);
             if let Some(lane) = self.lanes.get_mut(lane) {
                 lane.resuming -= 1;
@@ -219,12 +214,12 @@ impl Table {
     }
 
     fn set(&mut self, slot: u32, state: State) {
-        let old = std::mem::replace(&mut self.get_mut(slot).state, state);
+        let old = std::mem::replace(&mut self.parts.get_mut(slot).state, state);
         self.count(old, Some(state));
     }
 
-    fn answer(&mut self, id: u64, result: &Result<(), SubscribeError>) {
-        for waiter in self.waiting.remove(&id).into_iter().flatten() {
+    fn answer(&mut self, interest: u32, result: &Result<(), SubscribeError>) {
+        for waiter in self.waiting.remove(&interest).into_iter().flatten() {
             // Whoever dropped his call has given his reference back.
             let _ = waiter.send(result.clone());
         }

@@ -20,7 +20,7 @@ fn topic(text: &str) -> Topic {
 fn hold(table: &mut Table, text: &str) -> InterestId {
     let (id, _) = table.acquire(&topic(text)).unwrap();
     serve(table);
-    assert!(table.stands(id.0), "{text}");
+    assert!(table.stands(slot_of(id.0)), "{text}");
     id
 }
 
@@ -92,7 +92,7 @@ fn a_late_acknowledgement_is_not_taken_for_a_new_one() {
     table.release(id);
     let (again, mut wait) = table.acquire(&topic("a")).unwrap();
     table.stood(old);
-    assert!(!table.stands(again.0), "the acknowledgement was for the attempt before");
+    assert!(!table.stands(slot_of(again.0)), "the acknowledgement was for the attempt before");
     let work = table.take(0, 10);
     assert_eq!((work.leave.len(), work.join.len()), (1, 1), "leave first, then join");
     assert_eq!(work.leave[0].ticket, old);
@@ -175,7 +175,7 @@ fn coming_and_going_while_the_link_is_down_costs_no_memory() {
         let (id, _) = table.acquire(&topic("a")).unwrap();
         table.release(id);
     }
-    assert!(table.lanes[0].wanted.len() < 2_000 && table.waiting.is_empty() && table.parts.len() == 1);
+    assert!(table.lanes[0].wanted.len() < 2_000 && table.waiting.is_empty() && table.parts.all.len() == 1);
 }
 
 #[test]
@@ -214,7 +214,48 @@ fn internal_subjects_are_apart_from_channels() {
 
 #[test]
 fn an_exact_interest_is_small() {
-    assert_eq!(size_of::<Option<Part>>(), 64);
+    assert_eq!((size_of::<Option<Record>>(), size_of::<Option<Part>>()), (40, 20));
+}
+
+/// What [`Layout::Crowds`] carries by one pattern.
+pub(super) fn crowd_of(base: &Address) -> Option<Address> {
+    let below = matches!(base, Address::Channel(channel) if channel.as_str().starts_with("crowd/"));
+    below.then(|| clarion_protocol::Channel::parse("crowd").unwrap().into())
+}
+
+#[test]
+fn one_wildcard_carries_thousands_of_interests() {
+    let mut table = table(Layout::Crowds);
+    let mut waits = Vec::new();
+    for n in 0..10_000 {
+        waits.push(table.acquire(&topic(&format!("crowd/{n}"))).unwrap());
+    }
+    let (alone, _) = table.acquire(&topic("alone")).unwrap();
+    assert_eq!(serve(&mut table), ["crowd:Below", "alone:Exact"], "one subscription for all of them");
+    assert!(waits.iter_mut().all(|(_, wait)| wait.as_mut().unwrap().try_recv() == Ok(Ok(()))));
+    assert_eq!((table.interests(), table.standing()), (10_001, 2));
+    // Each gets its own, and a name that nobody asked for is for nobody.
+    assert_eq!(table.below(b"crowd", "crowd/77").unwrap().as_slice(), [waits[77].0]);
+    assert_eq!(table.below(b"crowd", "crowd/x"), None);
+    assert!(table.exact(b"crowd/77").is_none(), "no subscription of its own brings anything");
+    // Who asks for the same pattern as such has another part.
+    let pattern = hold(&mut table, "crowd/*");
+    assert_eq!(table.below(b"crowd", "crowd/77").unwrap().as_slice(), [waits[77].0, pattern]);
+    table.release(pattern);
+    serve(&mut table);
+
+    table.lost(0);
+    assert_eq!((table.resuming(0), table.standing()), (2, 0));
+    serve(&mut table);
+    let missed = table.missed(0);
+    assert!(missed.len() == 10_001 && missed.contains(&waits[9_999].0) && missed.contains(&alone));
+    for (id, _) in &waits[1..] {
+        table.release(*id);
+    }
+    assert_eq!(serve(&mut table), Vec::<String>::new(), "it stays for the last one");
+    table.release(waits[0].0);
+    assert_eq!(serve(&mut table), ["-crowd:Below"]);
+    assert!(table.below(b"crowd", "crowd/77").is_none() && table.crowds.is_empty() && table.crowd_parts.is_empty());
 }
 
 #[tokio::test]

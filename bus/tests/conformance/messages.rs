@@ -1,8 +1,13 @@
 //! What goes in comes out: at the right interests, in order, untouched, once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use clarion_protocol::{Channel, InternalName, Message, Meta};
+use clarion_bus::{Answers, Question};
+use clarion_protocol::{Channel, InternalName, Message, MessageId, Meta, NodeName};
 
 use super::*;
 
@@ -249,7 +254,7 @@ pub(crate) async fn envelopes_carry_tags(rig: &mut impl Rig) -> Ran {
     node.subscribe("a").await;
     let tags: BTreeMap<_, _> = [("kind".to_owned(), "paid \"ä\"\n".to_owned())].into();
     let meta = Meta { tags: tags.clone(), time: Some(5), ..Meta::default() };
-    let message = Message { payload: "x\ny".into(), meta: Some(Arc::new(meta)) };
+    let message = Message { meta: Some(Arc::new(meta)), ..Message::raw("x\ny") };
     let address = Channel::parse("a").unwrap().into();
     node.bus.publish(Publication { address, message }).await.unwrap();
     rig.backend("a", b"raw").await;
@@ -274,5 +279,62 @@ pub(crate) async fn names_of_others_are_not_heard(rig: &mut impl Rig) -> Ran {
     node.publish("a", "ours").await;
     node.heard.wait_count(1).await;
     assert_eq!(node.heard.texts(), ["ours"]);
+    Ok(())
+}
+
+pub(crate) async fn an_id_travels_with_each_message(rig: &mut impl Rig) -> Ran {
+    let node = Node::up(rig).await;
+    let publisher = Node::up(rig).await;
+    node.subscribe("a").await;
+    let one = publisher.bus.publish(message("a", "one")).await.unwrap();
+    let own = MessageId::parse("own:7").unwrap();
+    let mut named = message("a", "named");
+    named.message.id = Some(own.clone());
+    let many = publisher.bus.publish_all(vec![named, message("a", "many")]).await;
+    let many: Vec<_> = many.into_iter().map(|receipt| receipt.unwrap()).collect();
+    assert_eq!(many[0].id, own);
+    assert!(many.iter().chain([&one]).all(|receipt| receipt.position.is_none()), "nothing is kept");
+    rig.backend("a", b"raw").await;
+    node.heard.wait_count(4).await;
+    let heard: Vec<_> = node.heard.all().into_iter().map(|one| one.id).collect();
+    assert_eq!(heard[..3], [Some(one.id), Some(own), Some(many[1].id.clone())]);
+    // Within a process a backend is a node.
+    assert_eq!(heard[3].is_some(), rig.config().url.kind() == "memory");
+    Ok(())
+}
+
+pub(crate) async fn questions_are_answered(rig: &mut impl Rig) -> Ran {
+    let subject = InternalName::parse("control").unwrap();
+    let name = |name: &str| NodeName::parse(name).unwrap();
+    let asker = Node::up(rig).await;
+    let mut answering = Vec::new();
+    for answerer in ["b", "c"] {
+        let node = Node::up(rig).await;
+        within("control", node.bus.subscribe(&subject.clone().into())).await.unwrap();
+        answering.push(tokio::spawn(async move {
+            for asked in 1.. {
+                node.heard.wait_count(asked).await;
+                let question = Question::read(&node.heard.all()[asked - 1].payload.clone().into()).unwrap();
+                let answer = [answerer.as_bytes(), b" \n\xff ", &question.payload].concat();
+                node.bus.answer(&question.reply, &name(answerer), &answer).await.unwrap();
+            }
+        }));
+    }
+    let expected: BTreeSet<_> = ["b", "c"].map(name).into();
+    let (bus, patience) = (asker.bus.clone(), Duration::from_secs(20));
+    // Many at once, and none gets another's answers.
+    let ask = |n: usize| bus.ask(&subject, format!("question {n}").into(), patience, &expected);
+    let all = within("answers", futures_util::future::join_all((0..50).map(ask))).await;
+    for (n, answers) in all.into_iter().enumerate() {
+        let answer = |from: &str| [from.as_bytes(), b" \n\xff ", format!("question {n}").as_bytes()].concat().into();
+        let given = ["b", "c"].map(|from| (name(from), answer(from))).into();
+        assert_eq!(answers, Ok(Answers { given, silent: BTreeSet::new() }));
+    }
+    // Whoever is silent is waited for as long as was said, and named.
+    let more: BTreeSet<_> = ["b", "c", "nobody"].map(name).into();
+    let answers = asker.bus.ask(&subject, "?".into(), Duration::from_millis(300), &more).await.unwrap();
+    assert!(answers.silent.contains(&name("nobody")), "{answers:?}");
+    assert_eq!(asker.heard.count(), 0, "answers are for whoever asked alone");
+    answering.iter().for_each(tokio::task::JoinHandle::abort);
     Ok(())
 }

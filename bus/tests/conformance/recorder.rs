@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use clarion_bus::{Delivery, InterestId, Sink};
-use clarion_protocol::Address;
+use clarion_protocol::{Address, MessageId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -16,6 +16,7 @@ pub(crate) struct Heard {
     pub(crate) interests: Vec<InterestId>,
     pub(crate) address: String,
     pub(crate) payload: Vec<u8>,
+    pub(crate) id: Option<MessageId>,
     pub(crate) tags: BTreeMap<String, String>,
     /// How many gaps there had been.
     pub(crate) after_gaps: usize,
@@ -105,6 +106,7 @@ impl Sink for Recorder {
                 Address::Internal(name) => format!("internal {name}"),
             },
             payload: delivery.message.payload.to_vec(),
+            id: delivery.message.id.clone(),
             tags: delivery.message.meta.as_ref().map(|meta| meta.tags.clone()).unwrap_or_default(),
             after_gaps,
         }));

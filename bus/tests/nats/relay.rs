@@ -59,13 +59,9 @@ async fn metadata_travel_as_headers_and_only_when_there_are_any() {
     let server = NatsServer::start().await;
     let node = Node::up(&config(&server.url())).await;
     node.subscribe("a").await;
-    let meta = Meta {
-        id: Some(MessageId::parse("7").unwrap()),
-        time: Some(5),
-        tags: [("kind".to_owned(), "ü\r\nX: y".to_owned())].into(),
-        ..Meta::default()
-    };
-    let message = Message { payload: "\0payload\r\n".into(), meta: Some(Arc::new(meta)) };
+    let meta = Meta { time: Some(5), tags: [("kind".to_owned(), "ü\r\nX: y".to_owned())].into(), ..Meta::default() };
+    let id = Some(MessageId::parse("7").unwrap());
+    let message = Message { payload: "\0payload\r\n".into(), id, meta: Some(Arc::new(meta)) };
     let address = Address::from(Channel::parse("a").unwrap());
     within("publishing", node.bus.publish(Publication { address, message: message.clone() })).await.unwrap();
     raw(&server, b"PUB clarion.a 0\r\n\r\n").await;

@@ -12,7 +12,7 @@ const EPOCH: &str = "e1";
 fn logged(offset: u64) -> Message {
     let position = Position { offset, epoch: Epoch::parse(EPOCH).unwrap(), previous: None };
     let meta = Meta { position: Some(position), ..Meta::default() };
-    Message { payload: Bytes::from(offset.to_string()), meta: Some(meta.into()) }
+    Message { payload: Bytes::from(offset.to_string()), meta: Some(meta.into()), id: None }
 }
 
 fn page(offsets: std::ops::RangeInclusive<u64>, last: bool) -> Page {

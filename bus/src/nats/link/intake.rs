@@ -143,11 +143,13 @@ fn delivery(table: &Table, prefix: &Prefix, chunk: &Bytes, frame: Frame) -> Take
             None => return Taken::Foreign,
         },
     };
-    let meta = match frame.headers.is_empty() {
-        true => None,
-        false => envelope::from_headers(parse::headers(&chunk[frame.headers])).map(Arc::new),
+    let headers = &chunk[frame.headers];
+    let (id, meta) = match envelope::id_header(headers) {
+        None if headers.is_empty() => (None, None),
+        None => envelope::from_headers(parse::headers(headers)),
+        id => (id, None),
     };
-    Taken::Delivery(Delivery { interests, address, message: Message { payload: chunk.slice(frame.payload), meta } })
+    Taken::Delivery(Delivery { interests, address, message: Message { payload: chunk.slice(frame.payload), id, meta } })
 }
 
 fn published_to(prefix: &Prefix, subject: &[u8]) -> Option<Address> {

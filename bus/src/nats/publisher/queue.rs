@@ -154,7 +154,7 @@ struct Prepared {
 impl Prepared {
     fn new(prefix: &Prefix, publication: &Publication) -> Self {
         let mut headers = String::new();
-        for (name, value) in publication.message.meta.iter().flat_map(|meta| envelope::headers(meta)) {
+        for (name, value) in envelope::headers(&publication.message) {
             // A line end in a value would begin a header of somebody else's making.
             if value.bytes().all(|b| b != b'\r' && b != b'\n') {
                 let lead = if headers.is_empty() { "NATS/1.0\r\n" } else { "" };
