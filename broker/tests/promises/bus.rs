@@ -10,7 +10,8 @@ use crate::{development, publish, say};
 
 /// What `/health/ready` says.
 async fn readiness(node: &BrokerProcess) -> String {
-    http().get(node.admin_url("health/ready")).send().await.unwrap().text().await.unwrap()
+    let reply = http().get(node.admin_url("health/ready")).send().await.expect("it answers");
+    reply.text().await.expect("it answers in words")
 }
 
 /// The server has no more room: that passes, so nobody is sent away for ever.
@@ -76,11 +77,12 @@ async fn a_good_start_warns_of_nothing() {
 fn for_people(bus: &str) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clarion-broker"));
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--bus", bus]);
-    Process::spawn(command).unwrap()
+    Process::spawn(command).expect("the binary can be started")
 }
 
 async fn says(node: &mut Process, words: &str) {
-    within(words, node.wait_for_line(words, |line| line.contains(words).then_some(()))).await.unwrap();
+    let said = node.wait_for_line(words, |line| line.contains(words).then_some(()));
+    within(words, said).await.expect("the process goes on");
 }
 
 #[tokio::test]

@@ -74,6 +74,10 @@ impl Bus {
         match timeout(self.timeout, self.handle.subscribe(&topic.into())).await {
             Ok(Ok(id)) => Ok(id),
             Ok(Err(SubscribeError::Refused(why))) => Err(Failure::refused(format!("the bus refuses: {why}"))),
+            Ok(Err(SubscribeError::NotNow(why))) => {
+                let what = format!("the bus does not take this subscription now: {why}");
+                Err(Failure::unavailable(what).remedy("try again, or give its server more room"))
+            }
             Ok(Err(SubscribeError::Closed)) => Err(Failure::internal("the bus is closed")),
             Err(_) => {
                 let what = format!("{} does not acknowledge a subscription within {:?}", self.shown, self.timeout);
