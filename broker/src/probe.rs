@@ -146,7 +146,7 @@ fn judge(result: Result<Duration, ProbeError>, bus: &BusHandle, ready: &Ready, m
         // It connects by itself; a rebuild would only disturb the attempt.
         Err(ProbeError::Down) => {
             metrics.down.inc();
-            ready.set(BUS, Some(why_down(&bus.link().borrow())));
+            object(ready, &bus.link().borrow());
         }
     }
 }
@@ -157,7 +157,7 @@ async fn pause(link: &mut watch::Receiver<Link>, interval: Duration, ready: &Rea
         loop {
             let state = link.borrow_and_update().clone();
             if state != Link::Up {
-                ready.set(BUS, Some(why_down(&state)));
+                object(ready, &state);
             }
             // A bus that is gone tells of no more changes: then the probes do.
             if link.changed().await.is_err() {
@@ -169,10 +169,13 @@ async fn pause(link: &mut watch::Receiver<Link>, interval: Duration, ready: &Rea
     let _ = time::timeout(interval, watching).await;
 }
 
-fn why_down(link: &Link) -> String {
+/// Objects since the link is down. An attempt to connect that has neither succeeded nor failed says nothing new: each node
+/// begins with one, which is nothing to warn of.
+fn object(ready: &Ready, link: &Link) {
     match link {
-        Link::Down(Some(why)) => format!("the bus is not connected: {why}"),
-        Link::Down(None) | Link::Up => "the bus is not connected".to_owned(),
+        Link::Down(Some(why)) => ready.set(BUS, Some(format!("the bus is not connected: {why}"))),
+        Link::Down(None) | Link::Up if ready.objects(BUS) => {}
+        Link::Down(None) | Link::Up => ready.set(BUS, Some("the bus is not connected".to_owned())),
     }
 }
 

@@ -59,7 +59,7 @@ mod tests {
     #[tokio::test]
     async fn what_hangs_is_given_up_and_takes_one_thread() {
         let (apart, moment) = (Apart::new(), Duration::from_millis(20));
-        let (release, hang) = mpsc::channel::<()>();
+        let (release, hang) = mpsc::sync_channel::<()>(1);
         assert_eq!(apart.run(moment, move || hang.recv().is_ok()).await, None);
         // It is not even begun while the first hangs.
         assert_eq!(apart.run(moment, || panic!("begun")).await, None::<()>);

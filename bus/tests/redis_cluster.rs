@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use clarion_bus::{BusConfig, PubSub, SubscribeError};
-use clarion_testkit::{RedisCluster, RedisServer, eventually, free_port, within};
+use clarion_testkit::{RedisCluster, RedisServer, SilentServer, eventually, free_port, within};
 use conformance::{Node, Rig, message, topic};
 
 /// Three masters.
@@ -255,4 +255,56 @@ async fn a_shards_failover_is_followed() {
         node.until_heard(&format!("c/{n}"), &n.to_string()).await;
     }
     assert_eq!(node.bus.stats().subscriptions, 30);
+}
+
+/// On a cluster a replica passes on what is published as every other server does: a node that is led to one is where it should be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_of_a_cluster_is_as_good_as_its_master() {
+    let rig = Cluster::start(PubSub::Classic).await;
+    let replica = replica_of(&rig.cluster, 0).await;
+    let url = format!("redis-cluster://{}", replica.addr());
+    let led_there = Node::with(&rig, BusConfig { url: url.parse().unwrap(), ..rig.config() }).await;
+    let other = Node::up(&rig).await;
+    led_there.subscribe("a").await;
+    other.subscribe("a").await;
+    led_there.publish("a", "from there").await;
+    other.publish("a", "from elsewhere").await;
+    for node in [&led_there, &other] {
+        node.heard.wait_count(2).await;
+    }
+}
+
+/// Seeds that swallow an attempt for longer than this test has keep nobody from the one that answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn seeds_that_do_not_answer_keep_nobody_waiting() {
+    let rig = Cluster::start(PubSub::Classic).await;
+    let silent = SilentServer::start().await;
+    let seeds = vec![silent.addr().to_string(); 8].join(",");
+    let url = format!("redis-cluster://{seeds},{}", rig.cluster.nodes()[0].addr());
+    let hour = std::time::Duration::from_secs(3600);
+    let config = BusConfig { url: url.parse().unwrap(), connect_timeout: hour, ..rig.config() };
+    let node = Node::with(&rig, config).await;
+    node.subscribe("a").await;
+    node.until_heard("a", "x").await;
+}
+
+/// The rights that the documentation asks for on a cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_documented_rights_are_enough() {
+    for pubsub in [PubSub::Classic, PubSub::Sharded] {
+        let rig = Cluster::start(pubsub).await;
+        for server in rig.cluster.nodes() {
+            let rule = "carl on >secret -@all +@pubsub +cluster|slots resetchannels &clarion:* &_clarion:clarion:*";
+            let words: Vec<_> = ["ACL", "SETUSER"].into_iter().chain(rule.split(' ')).collect();
+            server.cli(&words).await;
+        }
+        let url = format!("redis-cluster://carl:secret@{}", rig.cluster.nodes()[0].addr());
+        let node = Node::with(&rig, BusConfig { url: url.parse().unwrap(), ..rig.config() }).await;
+        for channel in ["a", "b", "c", "d"] {
+            node.subscribe(channel).await;
+            node.until_heard(channel, channel).await;
+        }
+        eventually("probes go round", async || node.bus.probe(std::time::Duration::from_secs(1)).await.is_ok()).await;
+        assert_eq!((node.bus.stats().reconnects, node.heard.gaps()), (0, 0), "{pubsub:?}");
+    }
 }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use clarion_bus::BusConfig;
-use clarion_testkit::{RedisSentinel, eventually};
+use clarion_testkit::{RedisSentinel, SilentServer, eventually};
 use conformance::{Node, Rig};
 use tokio::sync::Mutex;
 
@@ -78,4 +78,24 @@ async fn a_master_that_was_replaced_is_left() {
     node.link_up().await;
     rig.backend("a", b"x").await;
     node.heard.wait_count(1).await;
+}
+
+/// Sentinels that swallow an attempt for longer than this test has, and a user who may do nothing but publish and subscribe.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_that_do_not_answer_and_rights_that_are_few() {
+    let rig = Sentinel::start().await;
+    let silent = SilentServer::start().await;
+    let rule = "carl on >secret -@all +@pubsub resetchannels &clarion:* &_clarion:clarion:*";
+    let words: Vec<_> = ["ACL", "SETUSER"].into_iter().chain(rule.split(' ')).collect();
+    let sentinels = vec![silent.addr().to_string(); 8].join(",");
+    let url = {
+        let mut set = rig.0.lock().await;
+        set.master().await.cli(&words).await;
+        format!("redis-sentinel://carl:secret@{sentinels},{}/{}", set.sentinels()[0].addr(), set.service())
+    };
+    let hour = std::time::Duration::from_secs(3600);
+    let node = Node::with(&rig, BusConfig { url: url.parse().unwrap(), connect_timeout: hour, ..rig.config() }).await;
+    node.subscribe("a").await;
+    node.until_heard("a", "x").await;
+    assert_eq!((node.bus.stats().reconnects, node.heard.gaps()), (0, 0));
 }

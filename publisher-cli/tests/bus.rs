@@ -204,6 +204,17 @@ async fn a_bus_that_is_not_there_is_unavailable() {
     }
 }
 
+/// What is published there would be heard by nobody, so nothing is, and the doctor says where to go.
+#[tokio::test]
+async fn a_replica_is_not_the_bus() {
+    let master = RedisServer::start().await;
+    let replica = RedisServer::builder().config("replicaof", &format!("127.0.0.1 {}", master.port())).start().await;
+    let ran = run(clarion(["publish", "a", "x", "--timeout", "1s", "--via", &replica.url()])).await.expect(69);
+    assert!(ran.stderr.contains("is a replica"), "{ran:?}");
+    let ran = run(clarion(["doctor", "--timeout", "1s", "--via", &replica.url()])).await;
+    assert!(ran.stdout.contains("FAIL  bus") && ran.stdout.contains("the address of its master"), "{ran:?}");
+}
+
 #[tokio::test]
 async fn a_password_of_the_environment_opens_the_bus() {
     let server = RedisServer::builder().password("hidden").start().await;

@@ -89,6 +89,11 @@ impl Ready {
         });
     }
 
+    /// Whether this name objects.
+    pub(super) fn objects(&self, name: &str) -> bool {
+        self.reasons.borrow().contains_key(name)
+    }
+
     /// Whether all is well.
     ///
     /// # Errors

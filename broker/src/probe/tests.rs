@@ -119,6 +119,24 @@ async fn a_lost_link_is_red_at_once_with_its_reason_and_is_not_rebuilt() {
     assert_eq!(bus.rebuilt.load(SeqCst), 0);
 }
 
+/// Every node begins without a link, which is nothing to warn of; only what went wrong is.
+#[tokio::test(start_paused = true)]
+async fn connecting_for_the_first_time_changes_nothing() {
+    let bus = Arc::new(FakeBus::new());
+    bus.link.send_replace(Link::Down(None));
+    bus.probes.lock().extend([Err(ProbeError::Down), Err(ProbeError::Down)]);
+    let probed = start(bus.clone());
+    let mut reasons = probed.ready.watch();
+    time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(probed.counter("clarion_probes_down_total"), 2.0);
+    assert!(!reasons.has_changed().unwrap(), "{reasons:?}");
+    bus.link.send_replace(Link::Up);
+    reasons.changed().await.unwrap();
+    assert_eq!(probed.ready.ready(), Ok(()));
+    bus.link.send_replace(Link::Down(None));
+    probed.until(Some("the bus is not connected")).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_link_that_is_cut_and_heals() {
     let bus = Arc::new(Server::new().attach(&BusConfig::default(), Arc::new(Nobody)));

@@ -3,6 +3,7 @@
 //! They are one test binary, since linking one for each would take longer than running them all.
 
 mod auth;
+mod bus;
 mod config;
 mod doors;
 mod drain;

@@ -15,7 +15,14 @@ const LISTEN: std::time::Duration = std::time::Duration::from_millis(2_500);
 pub(super) async fn check(context: &Context, target: &BusTarget) -> Vec<Finding> {
     let mut bus = match Bus::connect(context, target).await {
         Ok(bus) => bus,
-        Err(failure) => return vec![Finding::fail("bus", failure.remedy(remedy(target)))],
+        Err(failure) => {
+            let remedy = if failure.message.contains("is a replica") {
+                "the address of its master, or redis-sentinel:// where Sentinels know it".to_owned()
+            } else {
+                remedy(target)
+            };
+            return vec![Finding::fail("bus", failure.remedy(remedy))];
+        }
     };
     let delivers = match bus.probe().await {
         Ok(time) => Finding::ok("bus", format!("{} delivers within {time:.1?}", target.shown)),

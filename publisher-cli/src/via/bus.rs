@@ -77,7 +77,8 @@ impl Bus {
             Ok(Ok(id)) => Ok(id),
             Ok(Err(SubscribeError::Refused(why))) => Err(Failure::refused(format!("the bus refuses: {why}"))),
             Ok(Err(SubscribeError::NotNow(why))) => {
-                Err(Failure::unavailable(format!("the bus does not take it now: {why}")))
+                let what = format!("the bus does not take this subscription now: {why}");
+                Err(Failure::unavailable(what).remedy("try again, or give its server more room"))
             }
             Ok(Err(SubscribeError::Closed)) => Err(Failure::internal("the bus is closed")),
             Err(_) => {
