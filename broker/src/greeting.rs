@@ -37,7 +37,7 @@ fn text(config: &Config, running: &Running) -> String {
         "redis" => format!("redis-cli PUBLISH {}:news hello", config.prefix),
         "nats" => format!("nats pub {}.news hello", config.prefix),
         _ => {
-            let json = "-H 'content-type: application/json' -d '{\"text\":\"paid\"}'";
+            let json = "-H 'content-type: application/json' -d '{\"paid\":true}'";
             format!("curl{trust} {json}{key} {scheme}://{listen}/users/42")
         }
     };
