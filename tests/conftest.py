@@ -6,6 +6,7 @@ import hmac
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import threading
@@ -23,8 +24,70 @@ BROKER = Path(os.environ.get("CLARION_BROKER", ROOT / "target/debug/clarion-brok
 PATIENCE = float(os.environ.get("CLARION_TEST_PATIENCE", "30"))
 
 
+# What is in the environment of every process that these tests start, and of whatever that starts.
+MARK = f"TESTS_OF={os.getpid()}"
+
+
+def started_by_us():
+    """The processes that the tests started and that still run, with their command lines; also those that lost their parent."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            # What has ended and only waits to be asked for its exit code has no environment any more.
+            if MARK.encode() in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
+                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ").strip()
+        except OSError:
+            pass  # It has ended meanwhile, or is somebody else's.
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody_stays():
+    """Whatever the tests started has ended with them, and the children of that as well.
+
+    SIGTERM, by which `timeout` ends all of this, is an interrupt, so that then, too, every test cleans up.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    name, value = MARK.split("=")
+    os.environ[name] = value
+    yield
+    # A process that was just killed may take a moment to go.
+    deadline = time.monotonic() + 5
+    while (left := started_by_us()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, f"the tests left these running: {list(left.values())}"
+
+
+def run_to_end(command, *, timeout, **options):
+    """`subprocess.run` in a group of its own, of which nothing is left when it is over, failed or late."""
+    with subprocess.Popen(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    ) as child:
+        try:
+            said, _ = child.communicate(timeout=timeout)
+        finally:
+            kill_group(child)
+    return child.returncode, said
+
+
+def kill_group(child):
+    """Kills a process that leads a group, and whatever it has started: a shell does not pass on its own end."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # All of them have ended.
+
+
 class Process:
-    """A child process whose output is kept; killed when the test is over."""
+    """A child process whose output is kept; killed with all that it started when the test is over."""
 
     def __init__(self, *command, env=None):
         self.name = Path(command[0]).name
@@ -33,6 +96,7 @@ class Process:
         self.child = subprocess.Popen(
             [str(part) for part in command],
             env=env,
+            start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -65,7 +129,7 @@ class Process:
                 self.news.wait(min(left, 0.2))
 
     def kill(self):
-        self.child.kill()
+        kill_group(self.child)
         self.child.wait()
 
 

@@ -176,11 +176,15 @@ function commands() {
   const via = location.port === "8000" ? "" : ` --via ${quoted(location.origin)}`;
   const hearing = location.origin + path(channel) + (query && "?token=$TOKEN");
   const heard = query ? `"${hearing}"` : quoted(hearing);
+  // Only what reaches this node: a client of another bus would publish to nobody.
+  const past = {
+    redis: [["redis", `redis-cli PUBLISH ${quoted(`${prefix}:${to}`)} ${quoted(payload)}`]],
+    nats: [["nats", `nats pub ${quoted(subject(to))} ${quoted(payload)}`]],
+  };
   return [
     ["hear", `curl -N -H 'Accept: text/event-stream' ${heard}`],
     ["publish", form],
-    ["redis", `redis-cli PUBLISH ${quoted(`${prefix}:${to}`)} ${quoted(payload)}`],
-    ["nats", `nats pub ${quoted(subject(to))} ${quoted(payload)}`],
+    ...(past[bus] ?? []),
     ["clarion", `clarion publish ${quoted(to)} ${quoted(payload)}${via}`],
   ];
 }

@@ -9,16 +9,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use clarion_protocol::NodeName;
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder, process_collector::ProcessCollector};
 use serde_json::json;
 
 use crate::probe::Ready;
 
-/// The routes of the admin listener.
-pub fn router(ready: Ready, registry: Registry) -> Router {
+/// The routes of the admin listener of the node of this name.
+pub fn router(node: NodeName, ready: Ready, registry: Registry) -> Router {
     Router::new()
         .route("/health/live", get(live))
-        .route("/health/ready", get(is_ready).with_state(ready))
+        .route("/health/ready", get(is_ready).with_state((node, ready)))
         .route("/metrics", get(metrics).with_state(registry))
         .fallback(unknown)
 }
@@ -39,11 +40,12 @@ async fn live() -> Response {
     Json(json!({ "status": "live" })).into_response()
 }
 
-async fn is_ready(State(ready): State<Ready>) -> Response {
+/// The name says whose answer it is: several nodes of one machine differ in nothing but the port.
+async fn is_ready(State((node, ready)): State<(NodeName, Ready)>) -> Response {
     match ready.ready() {
-        Ok(()) => Json(json!({ "status": "ready" })).into_response(),
+        Ok(()) => Json(json!({ "status": "ready", "node": node })).into_response(),
         Err(reasons) => {
-            let body = Json(json!({ "status": "not_ready", "reasons": reasons }));
+            let body = Json(json!({ "status": "not_ready", "node": node, "reasons": reasons }));
             (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
         }
     }
@@ -73,6 +75,10 @@ mod tests {
 
     use super::*;
 
+    fn name() -> NodeName {
+        "node-1".parse().unwrap()
+    }
+
     async fn ask(router: &Router, path: &str) -> (StatusCode, String) {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.clone().oneshot(request).await.unwrap();
@@ -84,13 +90,14 @@ mod tests {
     #[tokio::test]
     async fn readiness_tells_its_reasons() {
         let ready = Ready::new();
-        let router = router(ready.clone(), Registry::new());
+        let router = router(name(), ready.clone(), Registry::new());
         ready.set("bus", None);
-        assert_eq!(ask(&router, "/health/ready").await, (StatusCode::OK, r#"{"status":"ready"}"#.to_owned()));
+        let (status, body) = ask(&router, "/health/ready").await;
+        assert_eq!((status, body.as_str()), (StatusCode::OK, r#"{"node":"node-1","status":"ready"}"#));
         ready.set("bus", Some("the bus is not connected".to_owned()));
         let (status, body) = ask(&router, "/health/ready").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(body, r#"{"reasons":["the bus is not connected"],"status":"not_ready"}"#);
+        assert_eq!(body, r#"{"node":"node-1","reasons":["the bus is not connected"],"status":"not_ready"}"#);
         assert_eq!(ask(&router, "/health/live").await.0, StatusCode::OK);
     }
 
@@ -98,7 +105,7 @@ mod tests {
     async fn metrics_tell_of_the_process_and_the_build() {
         let registry = Registry::new();
         register(&registry).unwrap();
-        let (status, body) = ask(&router(Ready::new(), registry), "/metrics").await;
+        let (status, body) = ask(&router(name(), Ready::new(), registry), "/metrics").await;
         assert_eq!(status, StatusCode::OK);
         assert!(body.contains("process_resident_memory_bytes "), "{body}");
         assert!(body.contains(concat!("clarion_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1")), "{body}");
@@ -106,7 +113,7 @@ mod tests {
 
     #[tokio::test]
     async fn other_paths_are_told_what_is_here() {
-        let (status, body) = ask(&router(Ready::new(), Registry::new()), "/").await;
+        let (status, body) = ask(&router(name(), Ready::new(), Registry::new()), "/").await;
         assert_eq!(status, StatusCode::NOT_FOUND);
         assert!(body.contains("/health/ready"));
     }

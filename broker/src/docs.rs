@@ -5,17 +5,20 @@
 
 mod page;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use axum::response::{IntoResponse, Response};
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use bytes::Bytes;
 use http::{
-    HeaderValue,
+    HeaderMap, HeaderValue,
     header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS},
 };
 use serde_json::Value;
 
-use crate::config;
+use crate::{config, node::Node};
 
 const HTTP: &str = include_str!("../docs/openapi.json");
 const RPC: &str = include_str!("../docs/openrpc.json");
@@ -52,12 +55,13 @@ pub async fn configuration() -> Response {
     told("application/schema+json", TEXT.clone())
 }
 
-/// `GET /docs`.
-pub async fn index() -> Response {
-    static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| (page::html().into(), page::policy()));
-    let (page, policy) = PAGE.clone();
-    let mut response = told("text/html; charset=utf-8", page);
-    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+/// `GET /docs`, with examples that work as they are: they name the address by which this very page was asked for.
+pub async fn index(State(node): State<Arc<Node>>, headers: HeaderMap) -> Response {
+    static PAGE: LazyLock<(String, HeaderValue)> = LazyLock::new(|| (page::html(), page::policy()));
+    let (page, policy) = &*PAGE;
+    let page = page::at(page, &page::base(&headers, node.settings.tls));
+    let mut response = told("text/html; charset=utf-8", page.into());
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy.clone());
     response
 }
 

@@ -58,17 +58,15 @@ impl Greeting {
         let state =
             timeout(FIRST_ATTEMPT, known).await.map_or(Ok(Link::Down(None)), |known| known.map(|link| link.clone()));
         match state {
-            Ok(Link::Up) => return logging::say(format!("{}\n{}\n", self.head, self.attempts)),
-            Ok(Link::Down(why)) => logging::say(format!("{}\n{}\n", self.head, self.without_bus(why.as_deref()))),
+            Ok(Link::Up) => return print(format!("{}\n{}\n", self.head, self.attempts)).await,
+            Ok(Link::Down(why)) => print(format!("{}\n{}\n", self.head, self.without_bus(why.as_deref()))).await,
             // The node has left already.
             Err(_) => return,
         }
         if link.wait_for(|link| *link == Link::Up).await.is_ok() {
             let after = self.started.elapsed().as_secs_f64();
-            logging::say(format!(
-                "\n  The bus {} is connected, {after:.0} seconds after the start.\n{}\n",
-                self.bus, self.attempts
-            ));
+            let (bus, attempts) = (&self.bus, &self.attempts);
+            print(format!("\n  The bus {bus} is connected, {after:.0} seconds after the start.\n{attempts}\n")).await;
         }
     }
 
@@ -80,6 +78,12 @@ impl Greeting {
             why.unwrap_or("it has not answered yet"),
         )
     }
+}
+
+/// Prints without holding up the runtime: whoever reads may be slow, or not read at all.
+async fn print(text: String) {
+    // It ends with the process, if not before.
+    let _ = tokio::task::spawn_blocking(|| logging::say(text)).await;
 }
 
 fn head(config: &Config, running: &Running) -> String {
@@ -109,7 +113,7 @@ fn attempts(config: &Config, running: &Running) -> String {
         "redis" => format!("redis-cli PUBLISH {}:news hello", config.prefix),
         "nats" => format!("nats pub {}.news hello", config.prefix),
         _ => {
-            let json = "-H 'content-type: application/json' -d '{\"text\":\"paid\"}'";
+            let json = "-H 'content-type: application/json' -d '{\"paid\":true}'";
             format!("curl{trust} {json}{key} {scheme}://{listen}/users/42")
         }
     };

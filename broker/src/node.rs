@@ -72,6 +72,8 @@ pub struct Settings {
     pub bus: &'static str,
     /// Whether anybody on this machine may do everything.
     pub development: bool,
+    /// Whether clients speak TLS with the node itself.
+    pub tls: bool,
     /// Bytes of a payload.
     pub payload: usize,
     /// Channels of one connection.

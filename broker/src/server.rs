@@ -159,6 +159,7 @@ impl Parts {
             channels: config.limits.channels_per_connection,
             payload: config.limits.payload.bytes(),
             pin: config.pin,
+            tls: config.tls.is_on(),
             proxy_header: config.proxy_header,
         };
         let node = Arc::new(Node {
@@ -255,7 +256,7 @@ async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdow
         lifecycle: clients_lifecycle.clone(),
     };
     let for_operators = Acceptor {
-        routes: admin::router(ready.clone(), registry),
+        routes: admin::router(node.settings.name.clone(), ready.clone(), registry),
         tls: None,
         limits: None,
         metrics: AcceptMetrics::unseen(),

@@ -10,6 +10,7 @@ use crate::{
     channels::{Channels, Numbers},
     clock::Time,
     latency::Sparse,
+    setback::Setback,
 };
 
 /// What a worker is told.
@@ -50,7 +51,7 @@ pub(crate) enum Event {
     /// All are open or have failed: how many are, and how many have failed since this was last said, by reason.
     Opened {
         open: usize,
-        failed: BTreeMap<String, u64>,
+        failed: BTreeMap<Setback, u64>,
     },
     /// Whatever is published from now on is counted.
     Begun,
@@ -227,7 +228,7 @@ pub(crate) struct WorkerReport {
     pub(crate) open: usize,
     pub(crate) opened: u64,
     /// Connections that did not come to stand, since this was last said.
-    pub(crate) failed: BTreeMap<String, u64>,
+    pub(crate) failed: BTreeMap<Setback, u64>,
     /// Connections that ended without our doing, by close code or reason.
     pub(crate) closed: BTreeMap<String, u64>,
     pub(crate) left: u64,

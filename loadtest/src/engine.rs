@@ -20,8 +20,6 @@ use std::{
 
 use mio::{Events, Poll, Token, Waker};
 
-pub(crate) use subscribers::BUSY;
-
 use crate::{
     channels::Numbers,
     clock::Time,

@@ -24,6 +24,7 @@ mod report;
 mod run;
 mod scenario;
 mod server;
+mod setback;
 mod stamp;
 mod turns;
 mod watch;

@@ -14,6 +14,7 @@ use crate::{
     audit::Audit,
     latency::{Sparse, Summary},
     procfs::Machine,
+    setback::Setback,
     watch::Sample,
 };
 
@@ -38,7 +39,7 @@ pub(crate) struct Report {
     pub(crate) acknowledged: Option<Summary>,
     pub(crate) audit: Audit,
     /// Connections that did not come to stand, by reason.
-    pub(crate) failed: BTreeMap<String, u64>,
+    pub(crate) failed: BTreeMap<Setback, u64>,
     /// Connections that the server ended, by reason.
     pub(crate) closed: BTreeMap<String, u64>,
     pub(crate) publish_errors: BTreeMap<String, u64>,

@@ -9,7 +9,6 @@ use crate::{
     channels::{Channels, Numbers},
     clock::Time,
     control::{Churn, Command, Door, Event, FeedPlan, Handshake, OpenPlan, Pace, Published, WorkerReport},
-    engine::BUSY,
     failure::{Failure, Result},
     fleet::{Fleet, Offset, Whereabouts},
     procfs::{Machine, Usage},
@@ -228,7 +227,7 @@ impl<'a> Run<'a> {
             return Err(Failure::unavailable(format!("no connection came to stand: {reasons}")));
         }
         // Those came back until they were let in, or until the end, which has a name of its own.
-        let failed = self.report.failed.iter().filter(|(why, _)| *why != BUSY);
+        let failed = self.report.failed.iter().filter(|(why, _)| !why.passes());
         let failed: u64 = failed.map(|(_, count)| count).sum();
         if failed > 0 && !opening.reconnect {
             self.report.warnings.push(format!("{failed} connections did not come to stand"));

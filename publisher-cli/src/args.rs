@@ -211,7 +211,7 @@ pub(crate) struct TailArgs {
     /// Channels such as orders/eu, or patterns: orders/* for one level below, orders/** for all
     #[arg(required_unless_present = "me", value_name = "CHANNEL")]
     pub(crate) channels: Vec<Interest>,
-    /// Follow the channel of the user of CLARION_TOKEN, and `broadcast`
+    /// Follow the channel of the user of CLARION_TOKEN, and `broadcast`; each line says which of them it came by, unless --door is given
     #[arg(long, conflicts_with = "channels")]
     pub(crate) me: bool,
     /// The door of the broker: by default ws for one channel, sse for several and for patterns

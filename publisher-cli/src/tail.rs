@@ -8,7 +8,7 @@ mod ws;
 
 use std::{ops::ControlFlow, time::Duration};
 
-use clarion_protocol::Interest;
+use clarion_protocol::{Channel, Interest};
 use url::Url;
 
 use self::show::Show;
@@ -17,6 +17,7 @@ use crate::{
     backoff::Backoff,
     context::Context,
     failure::Failure,
+    token::Claims,
     via::{Http, Via, http::path_of},
 };
 
@@ -52,7 +53,8 @@ struct Request {
 
 /// Follows what the arguments name.
 pub(crate) async fn run(context: &Context, args: TailArgs) -> Result<(), Failure> {
-    let several = args.channels.len() > 1 || args.channels.iter().any(|interest| interest.as_channel().is_none());
+    let several =
+        args.me || args.channels.len() > 1 || args.channels.iter().any(|interest| interest.as_channel().is_none());
     let mut show = Show::new(context.output, several, args.count);
     match &context.via {
         Via::Bus(_) if args.me => Err(Failure::usage("--me is a door of the broker; a bus knows no users")
@@ -67,7 +69,7 @@ pub(crate) async fn run(context: &Context, args: TailArgs) -> Result<(), Failure
 }
 
 async fn follow(context: &Context, base: &Url, args: &TailArgs, show: &mut Show) -> Result<(), Failure> {
-    let request = request(base, args)?;
+    let request = request(base, args, context.secrets.token.as_deref())?;
     let http = Http::new(context, base)?;
     let mut backoff = Backoff::default();
     let mut cursor = event::Cursor::default();
@@ -93,11 +95,9 @@ async fn follow(context: &Context, base: &Url, args: &TailArgs, show: &mut Show)
 }
 
 /// Chooses the door, and the URL behind which it is.
-fn request(base: &Url, args: &TailArgs) -> Result<Request, Failure> {
+fn request(base: &Url, args: &TailArgs, token: Option<&str>) -> Result<Request, Failure> {
     if args.me {
-        let url = path_of(base, ["me"]);
-        let (door, channel) = (args.door.unwrap_or(Door::Ws), Some("me".to_owned()));
-        return Ok(Request { url, door, channel, what: "your own channel and broadcast".to_owned() });
+        return Ok(mine(base, args.door, token));
     }
     let what = args.channels.iter().map(Interest::to_string).collect::<Vec<_>>().join(", ");
     if let ([interest], door) = (&*args.channels, args.door)
@@ -110,9 +110,31 @@ fn request(base: &Url, args: &TailArgs) -> Result<Request, Failure> {
         return Err(Failure::usage("--door ws follows one channel: a WebSocket's URL is its channel")
             .remedy("--door sse, which follows many channels and patterns"));
     }
+    Ok(Request { url: events(base, &args.channels), door: Door::Sse, channel: None, what })
+}
+
+/// The two channels of `--me`. At `/me` no message says which of them it came by, so that the stream of several channels
+/// is taken instead, unless a door was asked for, or the token does not tell whose it is: then the broker is to judge it.
+fn mine(base: &Url, door: Option<Door>, token: Option<&str>) -> Request {
+    let what = "your own channel and broadcast".to_owned();
+    let user = token.and_then(Claims::of).and_then(|claims| claims.user());
+    match (door, user) {
+        (None, Some(user)) => {
+            let channels = [Channel::of_user(&user), Channel::broadcast()].map(|channel| Interest::from(&channel));
+            Request { url: events(base, &channels), door: Door::Sse, channel: None, what }
+        }
+        (door, _) => {
+            let (url, channel) = (path_of(base, ["me"]), Some("me".to_owned()));
+            Request { url, door: door.unwrap_or(Door::Ws), channel, what }
+        }
+    }
+}
+
+/// The event stream of several channels and patterns.
+fn events(base: &Url, interests: &[Interest]) -> Url {
     let mut url = path_of(base, ["events"]);
-    url.query_pairs_mut().extend_pairs(args.channels.iter().map(|interest| ("channel", interest.to_string())));
-    Ok(Request { url, door: Door::Sse, channel: None, what })
+    url.query_pairs_mut().extend_pairs(interests.iter().map(|interest| ("channel", interest.to_string())));
+    url
 }
 
 #[cfg(test)]
@@ -122,7 +144,21 @@ mod tests {
     fn request_for(channels: &[&str], door: Option<Door>) -> Result<Request, Failure> {
         let channels = channels.iter().map(|channel| channel.parse().unwrap()).collect();
         let args = TailArgs { channels, me: false, door, once: false, count: None };
-        request(&"http://h:1/".parse().unwrap(), &args)
+        request(&"http://h:1/".parse().unwrap(), &args, None)
+    }
+
+    #[test]
+    fn who_follows_his_own_learns_which_of_the_two_it_was() {
+        // {"sub":"4 2"}
+        let token = Some("h.eyJzdWIiOiI0IDIifQ.s");
+        let base = "http://h:1/".parse().unwrap();
+        let both = mine(&base, None, token);
+        assert_eq!(both.url.as_str(), "http://h:1/events?channel=users%2F4+2&channel=broadcast");
+        assert_eq!((both.door, both.channel), (Door::Sse, None));
+        for (door, token, expected) in [(Some(Door::Sse), token, Door::Sse), (None, Some("t.t.t"), Door::Ws)] {
+            let request = mine(&base, door, token);
+            assert_eq!((request.door, request.url.path(), request.channel.as_deref()), (expected, "/me", Some("me")));
+        }
     }
 
     #[test]

@@ -1,15 +1,42 @@
-//! `token`: signs a token for a user, for development and for scripts that hold the shared secret.
+//! `token`: signs a token for a user, for development and for scripts that hold the shared secret. And what a token says.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clarion_protocol::Interest;
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use clarion_protocol::{Interest, Uid};
 use jsonwebtoken::{EncodingKey, Header};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{args::TokenArgs, context::Context, failure::Failure};
 
 /// What a broker in development mode takes, and nobody else.
 const DEVELOPMENT_SECRET: &str = "development";
+
+/// What a token says, read without a look at its signature, which is the broker's to judge.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Claims {
+    pub(crate) exp: Option<u64>,
+    sub: Option<Value>,
+}
+
+impl Claims {
+    /// The claims of a JSON Web Token; `None` where it is none.
+    pub(crate) fn of(token: &str) -> Option<Self> {
+        let mut parts = token.split('.');
+        let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
+    }
+
+    /// Whose token it is. Some issuers write numbers, and brokers take them.
+    pub(crate) fn user(&self) -> Option<Uid> {
+        match self.sub.as_ref()? {
+            Value::String(sub) => sub.parse().ok(),
+            Value::Number(sub) if !sub.is_f64() => sub.to_string().parse().ok(),
+            _ => None,
+        }
+    }
+}
 
 /// Signs and writes a token.
 pub(crate) fn run(context: &Context, args: &TokenArgs) -> Result<(), Failure> {
@@ -61,5 +88,19 @@ mod tests {
         assert_eq!(claims(&args, 7), expected);
         let bare = TokenArgs { expires: Duration::from_millis(5), channels: vec![], audience: None, ..args };
         assert_eq!(claims(&bare, 7), json!({ "sub": "42", "iat": 7, "exp": 8 }));
+    }
+
+    #[test]
+    fn a_token_names_its_user() {
+        let user = |claims: &str| {
+            let token = format!("h.{}.s", BASE64_URL_SAFE_NO_PAD.encode(claims));
+            Claims::of(&token).and_then(|claims| claims.user()).map(|user| user.to_string())
+        };
+        assert_eq!(user(r#"{"sub":"a b","exp":1}"#).as_deref(), Some("a b"));
+        assert_eq!(user(r#"{"sub":42}"#).as_deref(), Some("42"));
+        for claims in [r#"{"sub":4.5}"#, r#"{"sub":"a/b"}"#, r#"{"sub":""}"#, "{}", "x"] {
+            assert_eq!(user(claims), None, "{claims}");
+        }
+        assert!(Claims::of("t.t.t").is_none());
     }
 }

@@ -208,7 +208,7 @@ fn broker(request: &Request) -> (u16, &'static str, String) {
             assert_eq!((&call["jsonrpc"], &call["method"]), (&json!("2.0"), &json!("info")));
             (200, "", json!({ "jsonrpc": "2.0", "id": call["id"], "result": info() }).to_string())
         }
-        "GET /health/ready" => (200, "", "{}".to_owned()),
+        "GET /health/ready" => (200, "", json!({ "status": "ready", "node": "a" }).to_string()),
         _ => (404, "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", String::new()),
     }
 }
@@ -255,8 +255,19 @@ async fn the_doctor_says_what_is_wrong_and_what_to_do() {
 }
 
 #[tokio::test]
+async fn the_doctor_takes_no_nodes_word_for_anothers() {
+    let server = Server::start(broker).await;
+    let another = Server::start(|_| (200, "", json!({ "status": "ready", "node": "somebody else" }).to_string())).await;
+    let ran = run(clarion(["doctor", "--via", &server.url, "--admin", &another.url])).await;
+    assert!(ran.stdout.contains("warn  ready"), "{ran:?}");
+    assert!(ran.stdout.contains("is of node somebody else, not of a"), "{ran:?}");
+}
+
+#[tokio::test]
 async fn the_doctor_finds_nobody() {
     let ran = run(clarion(["doctor", "--via", "http://127.0.0.1:1"])).await;
     assert!(ran.stdout.contains("FAIL  broker") && ran.stdout.contains("clarion-broker"), "{ran:?}");
+    // Whoever listens on the usual admin port of this machine says nothing of a node that is not there.
+    assert!(ran.stdout.contains("skip  ready") && !ran.stdout.contains("127.0.0.1:8001"), "{ran:?}");
     assert_ne!(ran.code, 0);
 }

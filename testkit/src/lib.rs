@@ -21,7 +21,7 @@ pub use faults::{SilentServer, TcpProxy};
 pub use http::{JsonServer, Reply, http, https};
 pub use jwt::{JwtKey, in_seconds};
 pub use nats::{NatsBuilder, NatsCluster, NatsServer};
-pub use process::{Process, free_port, run};
+pub use process::{Process, dying_with_us, free_port, run};
 pub use redis::{RedisBuilder, RedisCluster, RedisSentinel, RedisServer};
 pub use sse::{SseClient, SseEvent, SseItem};
 pub use wait::{Outcome, eventually, patience, within};

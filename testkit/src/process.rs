@@ -203,10 +203,12 @@ impl Output {
     }
 }
 
-/// Wraps a command so that the kernel kills it when the thread that started it ends, even if this process is killed.
+/// Wraps a command so that the kernel kills it when the thread that starts it ends, even if this process is killed: what a
+/// test starts by itself ends with the test, also when that hangs and is killed for it.
 ///
 /// `setpriv` belongs to util-linux; where it is missing, `Drop` has to do.
-fn dying_with_us(command: Command) -> Command {
+#[must_use]
+pub fn dying_with_us(command: Command) -> Command {
     let Ok(setpriv) = find("setpriv") else { return command };
     let mut wrapped = Command::new(setpriv);
     wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());

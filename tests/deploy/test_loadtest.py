@@ -60,15 +60,7 @@ def test_the_bus_lets_the_load_in(bus):
         assert any(selector.items() <= labels.items() for selector in wanted), kind
 
 
-@pytest.fixture
-def loadtest():
-    """The harness, when it is built."""
-    if not os.path.exists(LOADTEST):
-        pytest.skip(f"{LOADTEST} is not built")
-    return LOADTEST
-
-
-def test_the_jobs_own_arguments_measure_a_broker(bus, request, loadtest, start, broker, tmp_path):
+def test_the_jobs_own_arguments_measure_a_broker(bus, request, start, broker, tmp_path):
     documents = overlay(f"{bus}-loadtest")
     url = request.getfixturevalue(f"{bus}_url")
     config = tmp_path / "clarion.toml"
@@ -81,7 +73,7 @@ def test_the_jobs_own_arguments_measure_a_broker(bus, request, loadtest, start, 
     command, flag, address, *rest = container(documents, "StatefulSet")["args"]
 
     def worker(port):
-        process = start(loadtest, command, flag, f"127.0.0.1:{port}", *rest, env=environment)
+        process = start(LOADTEST, command, flag, f"127.0.0.1:{port}", *rest, env=environment)
         assert process.line("listens", lambda line: "listening" in line)
         return f"127.0.0.1:{port}"
 
@@ -101,7 +93,7 @@ def test_the_jobs_own_arguments_measure_a_broker(bus, request, loadtest, start, 
         }
         return f"{name}={replaced[name]()}" if name in replaced else argument
 
-    job = [loadtest, *map(here, container(documents, "Job")["args"]), "--expect", "delivered>=60"]
+    job = [LOADTEST, *map(here, container(documents, "Job")["args"]), "--expect", "delivered>=60"]
     done = subprocess.run(job, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     wrong = subprocess.run(job, env={**environment, "LOADTEST_SECRET": "wrong"}, capture_output=True, text=True, check=False, timeout=120)

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_to_end
 
 SNIPPETS = ROOT / "docs/snippets"
 BUILT = ROOT / "target/snippets"
@@ -25,10 +25,8 @@ def need(*programs):
 
 
 def build(*command, cwd):
-    done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=BUILDING
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}"
+    code, said = run_to_end(command, cwd=cwd, timeout=BUILDING)
+    assert code == 0, f"{command}\n{said}"
 
 
 def has(*command):
@@ -124,14 +122,4 @@ def environment(**variables):
 
 def run(snippet, **variables):
     """Runs a snippet to its end; returns its exit code and all that it said."""
-    done = subprocess.run(
-        [str(part) for part in command(snippet)],
-        env=environment(**variables),
-        cwd=ROOT / "target",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=BUILDING,
-    )
-    return done.returncode, done.stdout
+    return run_to_end(command(snippet), env=environment(**variables), cwd=ROOT / "target", timeout=BUILDING)

@@ -4,7 +4,7 @@ import re
 import subprocess
 
 import pytest
-from conftest import BROKER, PATIENCE, ROOT, make_certificate
+from conftest import BROKER, PATIENCE, ROOT, make_certificate, run_to_end
 from languages import environment
 
 BOOK = ROOT / "docs"
@@ -39,17 +39,10 @@ def test_a_curl_works_as_printed(page, line, broker, tmp_path):
     # A stream does not end by itself: two seconds are enough for its head, and curl then says 28.
     streams = "text/event-stream" in line
     command = f"{line} --silent --show-error --fail-with-body {'--max-time 2 ' if streams else ''}"
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=tmp_path,
-        env=environment(CLARION_TOKEN=signed.stdout.strip()),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == (28 if streams else 0), f"{command}\n{done.stdout}"
-    assert '"error"' not in done.stdout, f"{command}\n{done.stdout}"
+    variables = environment(CLARION_TOKEN=signed.stdout.strip())
+    code, said = run_to_end(["bash", "-c", command], cwd=tmp_path, env=variables, timeout=PATIENCE)
+    assert code == (28 if streams else 0), f"{command}\n{said}"
+    assert '"error"' not in said, f"{command}\n{said}"
 
 
 def with_certificate(text, folder):

@@ -1,8 +1,6 @@
 """Each client of the doors chapter, run as it is printed: it must show what is published, also after its node died."""
 
 import asyncio
-import subprocess
-import threading
 import urllib.request
 
 import pytest
@@ -18,33 +16,13 @@ SIGNED_IN = ["doors/event_source.mjs", "doors/websocket.py", "doors/event_stream
 
 
 @pytest.fixture
-def client():
+def client(start):
     """Starts a snippet that listens; what it prints is in the list that comes back."""
-    children = []
 
     def client(snippet, **variables):
-        child = subprocess.Popen(
-            [str(part) for part in command(snippet)],
-            env=environment(**variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        children.append(child)
-        lines = []
+        return start(*command(snippet), env=environment(**variables)).lines
 
-        def read():
-            for line in child.stdout:
-                lines.append(line.rstrip("\n"))
-
-        threading.Thread(target=read, daemon=True).start()
-        return lines
-
-    yield client
-    for child in children:
-        child.kill()
-        child.wait(PATIENCE)
+    return client
 
 
 @pytest.fixture

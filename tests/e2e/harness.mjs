@@ -19,6 +19,8 @@ export const PATIENCE = Number(process.env.CLARION_TEST_PATIENCE ?? 30) * 1000;
 
 const running = new Set();
 process.on("exit", () => running.forEach(end));
+// Without a word of ours a signal ends this process as it is, and leaves its children behind.
+for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(signal, () => process.exit(1));
 
 /** Ends a child; one that leads a group of processes (`detached`) with all of them. */
 function end(child) {
@@ -183,9 +185,11 @@ export async function startBroker(t, { args = [], env = {}, toml, listen = "127.
 /** Runs a command to its end and returns what it prints. */
 export async function run(command, args) {
   const child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"] });
+  running.add(child);
   let output = "";
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", (text) => (output += text));
-  const code = await within(command, new Promise((resolve, reject) => child.once("close", resolve).once("error", reject)));
+  const ended = new Promise((resolve, reject) => child.once("close", resolve).once("error", reject));
+  const code = await within(command, ended).finally(() => (running.delete(child), end(child)));
   if (code !== 0) throw new Error(`${command} ${args.join(" ")}: exit code ${code}\n${output}`);
   return output.trim();
 }

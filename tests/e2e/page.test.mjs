@@ -33,6 +33,9 @@ async function bothShow(page, messages) {
   }
 }
 
+/** What the lines for a shell are for. */
+const names = (page) => page.locator("#commands dt").allTextContents();
+
 async function photograph(page, name) {
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });
@@ -51,7 +54,8 @@ test("what redis-cli publishes shows at both doors", async (t) => {
   await page.click("#publish");
   await bothShow(page, ["from redis-cli", "from the page, größer"]);
 
-  // The line that the page gives for Redis does what it says.
+  // The line that the page gives for Redis does what it says, and none is for another bus.
+  assert.deepEqual(await names(page), ["hear", "publish", "redis", "clarion"]);
   const line = await page.locator("#commands dt:text-is('redis') + dd code").textContent();
   assert.equal(line, "redis-cli PUBLISH clarion:news 'from the page, größer'");
   await photograph(page, "redis");
@@ -76,6 +80,8 @@ test("what a NATS client publishes shows at both doors", async (t) => {
   for (const channel of ["orders", "orders.eu", "orders.eu.7"]) client.publish(`clarion.${channel}`, channel);
   await client.flush();
   await bothShow(page, ["orders", "orders.eu", "orders.eu.7"]);
+  assert.deepEqual(await names(page), ["hear", "publish", "nats", "clarion"]);
+  assert.equal(await page.locator("#commands dt:text-is('nats') + dd code").textContent(), "nats pub clarion.news hello");
   await photograph(page, "nats");
   assert.deepEqual(complaints, []);
 });
@@ -107,6 +113,17 @@ test("user 42 hears /me with a token of development, and the page says why other
   assert.equal((await post("/users/42", "for 42")).status, 200);
   assert.equal((await post("/broadcast", "for all")).status, 200);
   await bothShow(page, ["for 42", "for all"]);
+});
+
+test("the page leads to the reference, whose examples are of this node", async (t) => {
+  const node = await startBroker(t);
+  const { page, complaints } = await open(t, node.url);
+  assert.deepEqual(await names(page), ["hear", "publish", "clarion"]);
+  await page.locator("#bus-hint").waitFor();
+  await page.click("header a[href='/docs']");
+  await page.locator("h2", { hasText: "Doors" }).waitFor();
+  assert.match(await page.locator("pre code").first().textContent(), new RegExp(`curl -d 'data=hello' ${node.url}/news`));
+  assert.deepEqual(complaints, []);
 });
 
 test("the page fits a phone, and its lines can be copied", async (t) => {

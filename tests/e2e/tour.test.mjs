@@ -122,11 +122,11 @@ test("the tour on the embedded bus", async (t) => {
   const [tail, publish, listen, me, push] = blocks;
 
   const news = terminal.start(tail);
-  await shows(news, () => terminal.run(publish), ["hello", '{"text":"hi"}']);
+  await shows(news, () => terminal.run(publish), ["hello", '{"hello":"JSON"}']);
   const stream = terminal.start(listen);
-  await shows(stream, () => terminal.run(publish), ["data: hello\n", 'data: {"text":"hi"}\n']);
+  await shows(stream, () => terminal.run(publish), ["data: hello\n", 'data: {"hello":"JSON"}\n']);
   const mine = terminal.start(me);
-  await shows(mine, () => terminal.run(push), ['{"text":"paid"}', "shipped"]);
+  await shows(mine, () => terminal.run(push), ['users/42\t{"paid":true}', "users/42\tshipped"]);
 });
 
 test("the tour on Redis", async (t) => {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, header::HOST, uri::Authority};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -21,7 +21,25 @@ pub(super) fn policy() -> HeaderValue {
     policy.try_into().expect("base64 is good in a header")
 }
 
-/// The page.
+/// What stands in the page for the address of the node.
+const BASE: &str = "{{base}}";
+
+/// How a client reaches this node, as its request shows: the examples of the book name the port that a node has by default.
+pub(super) fn base(headers: &HeaderMap, tls: bool) -> String {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    // Whatever is no host and port would be no address in an example either.
+    let host = host.filter(|host| !host.contains('@') && host.parse::<Authority>().is_ok());
+    let behind_tls = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+    let scheme = if tls || behind_tls { "https" } else { "http" };
+    format!("{scheme}://{}", host.unwrap_or("localhost:8000"))
+}
+
+/// The page for whoever came by this address.
+pub(super) fn at(page: &str, base: &str) -> String {
+    page.replace(BASE, &escaped(base))
+}
+
+/// The page, but for the address of the node.
 pub(super) fn html() -> String {
     PAGE.replace("{{style}}", STYLE)
         .replace("{{version}}", env!("CARGO_PKG_VERSION"))
@@ -109,9 +127,29 @@ mod tests {
         for method in list(&OPENRPC["methods"]) {
             assert!(page.contains(&format!("<code>{}</code>", text(&method["name"]))), "{method}");
         }
+        let page = at(&page, "http://node:1");
         for foreign in ["<script", "src=", "{{", "@import", "<link rel=\"stylesheet\""] {
             assert!(!page.contains(foreign), "{foreign}");
         }
+    }
+
+    #[test]
+    fn examples_name_the_address_by_which_the_page_was_asked_for() {
+        let base = |lines: &[(&'static str, &str)], tls| {
+            let mut headers = HeaderMap::new();
+            lines.iter().for_each(|(name, value)| _ = headers.insert(*name, value.parse().unwrap()));
+            base(&headers, tls)
+        };
+        assert_eq!(base(&[("host", "127.0.0.1:9000")], false), "http://127.0.0.1:9000");
+        assert_eq!(base(&[("host", "[::1]:9000")], true), "https://[::1]:9000");
+        let behind_a_proxy = [("host", "push.example.com"), ("x-forwarded-proto", "https")];
+        assert_eq!(base(&behind_a_proxy, false), "https://push.example.com");
+        for strange in ["<script>", "a b", "user@node", "\"", ""] {
+            assert_eq!(base(&[("host", strange)], false), "http://localhost:8000", "{strange:?}");
+        }
+        let page = at(&html(), &base(&[("host", "node-1:9000")], false));
+        assert!(page.contains("curl -d 'data=hello' http://node-1:9000/news"), "{page}");
+        assert!(!page.contains(":8000"), "{page}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
         connection::{Connection, Phase},
         opening,
         stream::Stream,
-        subscribers::{Subscribers, count, reason},
+        subscribers::{Subscribers, reason},
     },
     stamp::Scan,
     wire::Wire,
@@ -103,16 +103,16 @@ impl Subscribers {
     fn give_up_pending(&mut self) {
         for index in self.opening.first..self.opening.until {
             if matches!(self.connections[index].phase, Phase::Asking | Phase::Confirming) {
-                self.fail(index, "no answer in time");
+                self.fail(index, "no answer in time".into());
             }
         }
         for _ in self.opening.next..self.opening.until {
-            count(&mut self.failed, "not begun in time");
+            *self.failed.entry("not begun in time".into()).or_default() += 1;
         }
         self.opening.next = self.opening.until;
         if self.plan.as_ref().is_some_and(|plan| !plan.reconnect) {
             for _ in self.opening.again.drain() {
-                count(&mut self.failed, "not back in time");
+                *self.failed.entry("not back in time".into()).or_default() += 1;
             }
         }
     }
@@ -141,7 +141,7 @@ impl Subscribers {
             Ok(())
         });
         if let Err(error) = outcome {
-            self.fail(index, &reason(&error));
+            self.fail(index, reason(&error).into());
         }
     }
 
@@ -155,7 +155,7 @@ impl Subscribers {
         let request = opening::request(plan, target, connection.channel, number, self.key.as_ref());
         match stream.send(&request) {
             Ok(()) => connection.silent = false,
-            Err(error) => self.fail(index, &reason(&error)),
+            Err(error) => self.fail(index, reason(&error).into()),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{
         subscribers::{Subscribers, reason},
     },
     mqtt,
+    setback::Setback,
     wire::{Chunks, Frames, Head, Wire, write_frame},
 };
 
@@ -24,7 +25,7 @@ impl Subscribers {
         });
         let bytes = whole.as_deref().unwrap_or(bytes);
         let head = match Head::read(bytes) {
-            Err(broken) => return self.fail(index, broken.0),
+            Err(broken) => return self.fail(index, broken.0.into()),
             Ok(None) => {
                 self.partial.insert(index, bytes.to_owned());
                 return;
@@ -34,10 +35,10 @@ impl Subscribers {
         let plan = self.plan.as_ref().expect("only what was planned is opened");
         let wire = match (plan.door, head.status) {
             (Door::WebSocket, 101) if head.accept.as_ref() == Some(&self.accept) => Wire::Frames(Frames::default()),
-            (Door::WebSocket, 101) => return self.fail(index, "a wrong Sec-WebSocket-Accept"),
+            (Door::WebSocket, 101) => return self.fail(index, "a wrong Sec-WebSocket-Accept".into()),
             (Door::EventStream, 200) if head.chunked => Wire::Chunks(Chunks::default()),
             (Door::EventStream, 200) => Wire::Plain,
-            (_, status) => return self.fail(index, &format!("status {status}")),
+            (_, status) => return self.fail(index, Setback::Status(status)),
         };
         let connection = &mut self.connections[index];
         connection.wire = wire;
@@ -55,7 +56,7 @@ impl Subscribers {
         let sent = connection.stream.as_mut().map(|stream| stream.send(&self.reply));
         if let (false, Some(Err(error))) = (self.reply.is_empty(), sent) {
             self.reply.clear();
-            return self.fail(index, &reason(&error));
+            return self.fail(index, reason(&error).into());
         }
         self.reply.clear();
         connection.phase = Phase::Confirming;

@@ -21,11 +21,9 @@ use crate::{
         opening::Opening,
     },
     latency::{Latency, Sparse},
+    setback::Setback,
     wire::{KEY, accept_of, write_frame},
 };
-
-/// A server's answer to who is to come back later.
-pub(crate) const BUSY: &str = "status 503";
 
 /// What one read takes at most: more than most sockets ever have.
 const READ: usize = 256 * 1024;
@@ -53,7 +51,7 @@ pub(super) struct Subscribers {
     pub(super) connect: Latency,
     counts: Counts,
     pub(super) opened: u64,
-    pub(super) failed: BTreeMap<String, u64>,
+    pub(super) failed: BTreeMap<Setback, u64>,
     closed: BTreeMap<String, u64>,
     left: u64,
     broken: u64,
@@ -116,7 +114,7 @@ impl Subscribers {
         let Some(stream) = &mut connection.stream else { return };
         if connection.silent {
             if let Ok(Some(error)) = stream.socket().take_error() {
-                return self.fail(index, &reason(&error));
+                return self.fail(index, reason(&error).into());
             }
             if readiness.is_writable() {
                 self.ask(index);
@@ -205,8 +203,9 @@ impl Subscribers {
     }
 
     /// A connection that did not come to stand.
-    pub(super) fn fail(&mut self, index: usize, why: &str) {
-        count(&mut self.failed, why);
+    pub(super) fn fail(&mut self, index: usize, why: Setback) {
+        let passes = why.passes();
+        *self.failed.entry(why).or_default() += 1;
         self.partial.remove(&index);
         let connection = &mut self.connections[index];
         connection.stream = None;
@@ -215,7 +214,7 @@ impl Subscribers {
         // Who is told to come back does, as clients do, until the time of the plan is over.
         if self.plan.as_ref().is_some_and(|plan| plan.reconnect) {
             self.come_back(index);
-        } else if why == BUSY && self.opening.awaited {
+        } else if passes && self.opening.awaited {
             self.come_back_as_told(index);
         }
     }
@@ -224,7 +223,7 @@ impl Subscribers {
     fn end(&mut self, index: usize, why: &str) {
         if self.connections[index].phase != Phase::Open {
             if self.connections[index].phase != Phase::Away {
-                self.fail(index, why);
+                self.fail(index, why.into());
             }
             return;
         }
@@ -361,7 +360,7 @@ fn abort(connection: &mut Connection) {
     }
 }
 
-pub(super) fn count(counts: &mut BTreeMap<String, u64>, what: &str) {
+fn count(counts: &mut BTreeMap<String, u64>, what: &str) {
     match counts.get_mut(what) {
         Some(count) => *count += 1,
         None => _ = counts.insert(what.to_owned(), 1),

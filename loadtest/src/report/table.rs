@@ -1,6 +1,6 @@
 //! Reports as tables for a terminal.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display};
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 
@@ -80,11 +80,13 @@ pub(crate) fn report(report: &Report) -> String {
     if report.audit.delivered > 0 {
         table.add_row(vec!["audit".to_owned(), audit(report)]);
     }
-    for (name, counts) in
-        [("failed", &report.failed), ("closed", &report.closed), ("publish errors", &report.publish_errors)]
-    {
-        if !counts.is_empty() {
-            table.add_row(vec![name.to_owned(), reasons(counts)]);
+    for (name, reasons) in [
+        ("failed", reasons(&report.failed)),
+        ("closed", reasons(&report.closed)),
+        ("publish errors", reasons(&report.publish_errors)),
+    ] {
+        if !reasons.is_empty() {
+            table.add_row(vec![name.to_owned(), reasons]);
         }
     }
     if let Some(column) = table.column_mut(1) {
@@ -120,7 +122,7 @@ fn audit(report: &Report) -> String {
     text
 }
 
-pub(crate) fn reasons(counts: &BTreeMap<String, u64>) -> String {
+pub(crate) fn reasons(counts: &BTreeMap<impl Display, u64>) -> String {
     counts.iter().map(|(reason, count)| format!("{count} × {reason}")).collect::<Vec<_>>().join("\n")
 }
 

@@ -8,6 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use clarion_testkit::dying_with_us;
 use serde_json::Value;
 
 /// A run that is to be.
@@ -97,8 +98,8 @@ impl Loadtest {
             "CLARION_LOADTEST_CACHE",
             binaries().parent().expect("a profile of cargo's is in its target").join("loadtest-peers"),
         );
-        command.envs(self.variables.iter().cloned());
-        let output = command.args(&self.words).stdin(Stdio::null()).output().expect("the binary starts");
+        command.envs(self.variables.iter().cloned()).args(&self.words);
+        let output = dying_with_us(command).stdin(Stdio::null()).output().expect("the binary starts");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the output is UTF-8");
         let ended = output.status.code().unwrap_or(-1);
         let ran =
@@ -184,18 +185,20 @@ pub(crate) struct Started {
 
 impl Started {
     pub(crate) fn floor() -> Self {
-        Self::start(Command::new(env!("CARGO_BIN_EXE_clarion-loadtest")).arg("floor"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_clarion-loadtest"));
+        command.arg("floor");
+        Self::start(command)
     }
 
     /// One that gives workers to those who know this secret.
     pub(crate) fn agent(secret: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_clarion-loadtest"));
         command.args(["worker", "--listen", "127.0.0.1:0", "--secret-from", "SECRET"]).env("SECRET", secret);
-        Self::start(&mut command)
+        Self::start(command)
     }
 
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+    fn start(command: Command) -> Self {
+        let mut child = dying_with_us(command).stdout(Stdio::piped()).spawn().expect("it starts");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("it is a pipe"))
             .read_line(&mut line)

@@ -31,12 +31,13 @@ pub(super) async fn check(context: &Context, url: &Url, admin: Option<&Url>) -> 
         Ok(http) => http,
         Err(failure) => return vec![Finding::fail("broker", failure)],
     };
-    let mut findings = Vec::new();
-    match http.rpc("info").await {
-        Ok(info) => findings.extend(known(url, &info)),
-        Err(failure) => findings.push(Finding::fail("broker", failure)),
-    }
-    findings.push(ready(&http, url, admin).await);
+    let info = http.rpc("info").await;
+    let node = info.as_ref().ok().and_then(|info| info["node"].as_str().map(str::to_owned));
+    let mut findings = match info {
+        Ok(info) => known(url, &info),
+        Err(failure) => vec![Finding::fail("broker", failure)],
+    };
+    findings.push(ready(&http, url, admin, node.as_deref()).await);
     findings.push(clock(&http, url).await);
     findings
 }
@@ -66,27 +67,43 @@ pub(super) fn cluster(seen: Result<Cluster, Failure>) -> Finding {
 }
 
 /// Asks the admin listener whether the node can deliver.
-async fn ready(http: &Http, url: &Url, admin: Option<&Url>) -> Finding {
+///
+/// `node` is who answered at `--via`. The usual admin port may be another node's, which must not be taken for the word of
+/// the one that was asked for; and of one that nobody has heard nothing can be guessed.
+async fn ready(http: &Http, url: &Url, admin: Option<&Url>, node: Option<&str>) -> Finding {
     let guessed = || {
         let mut url = url.clone();
-        (is_this_machine(&url) && url.set_port(Some(ADMIN_PORT)).is_ok()).then_some(url)
+        (node.is_some() && is_this_machine(&url) && url.set_port(Some(ADMIN_PORT)).is_ok()).then_some(url)
     };
     let Some(base) = admin.cloned().or_else(guessed) else {
         return Finding::skip("ready", "name the admin listener with --admin http://…:8001 to look at it");
     };
-    let answer = http.get(path_of(&base, ["health", "ready"])).await;
-    match answer {
-        Ok(answer) if answer.status() == 200 => Finding::ok("ready", format!("{base} can deliver")),
-        Ok(answer) => {
-            let status = answer.status();
-            let said = answer.text().await.unwrap_or_default();
+    let answer = match http.get(path_of(&base, ["health", "ready"])).await {
+        Ok(answer) => answer,
+        Err(_) if admin.is_none() => {
+            return Finding::skip("ready", format!("nothing at {base}; name it with --admin"));
+        }
+        Err(failure) => return Finding::fail("ready", failure.remedy("--admin, with the broker's --admin-listen")),
+    };
+    let status = answer.status();
+    let said = answer.text().await.unwrap_or_default();
+    let theirs = serde_json::from_str::<Value>(&said).ok().and_then(|said| said["node"].as_str().map(str::to_owned));
+    match (node, theirs) {
+        (Some(node), Some(theirs)) if node != theirs => another(&base, admin.is_some(), node, &theirs),
+        _ if status == 200 => Finding::ok("ready", format!("{base} can deliver")),
+        _ => {
             let said: String = said.trim().chars().take(500).collect();
             let failure = Failure::unavailable(format!("{base} says that it is not ready: {status} {said}"));
             Finding::fail("ready", failure.remedy("its bus: `clarion doctor --bus redis://…`, and its log"))
         }
-        Err(_) if admin.is_none() => Finding::skip("ready", format!("nothing at {base}; name it with --admin")),
-        Err(failure) => Finding::fail("ready", failure.remedy("--admin, with the broker's --admin-listen")),
     }
+}
+
+/// An admin listener that is not of the node at `--via`: named by hand, behind a load balancer, somebody should look.
+fn another(base: &Url, named: bool, node: &str, theirs: &str) -> Finding {
+    let detail = format!("{base} is of node {theirs}, not of {node}");
+    let remedy = "--admin, with the --admin-listen of the node at --via";
+    if named { Finding::warn("ready", detail).remedy(remedy) } else { Finding::skip("ready", detail).remedy(remedy) }
 }
 
 /// Compares clocks by the `Date` of an answer: tokens expire by the broker's clock.

@@ -2,18 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use serde::Deserialize;
-
 use super::Finding;
-use crate::{context::Context, failure::Failure};
+use crate::{context::Context, failure::Failure, token::Claims};
 
 const CHECK: &str = "token";
-
-#[derive(Deserialize)]
-struct Claims {
-    exp: Option<u64>,
-}
 
 /// Looks at `CLARION_TOKEN`.
 pub(super) fn check(context: &Context) -> Finding {
@@ -26,7 +18,7 @@ pub(super) fn check(context: &Context) -> Finding {
 
 fn judge(token: &str, now: u64) -> Finding {
     let renew = "CLARION_TOKEN=$(clarion token --user …)";
-    let Some(claims) = read(token) else {
+    let Some(claims) = Claims::of(token) else {
         return Finding::fail(CHECK, Failure::usage("CLARION_TOKEN is no JSON Web Token").remedy(renew));
     };
     match claims.exp {
@@ -42,14 +34,10 @@ fn judge(token: &str, now: u64) -> Finding {
     }
 }
 
-fn read(token: &str) -> Option<Claims> {
-    let mut parts = token.split('.');
-    let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
-    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+
     use super::*;
     use crate::doctor::Status;
 

@@ -37,8 +37,17 @@ impl Show {
             return json(channel, payload);
         }
         let payload = if self.terminal { harmless(payload) } else { payload.to_vec() };
-        if self.names { [channel.as_bytes(), b"\t", &payload].concat() } else { payload }
+        if self.names { named(channel, &payload) } else { payload }
     }
+}
+
+/// The payload with its channel before each of its lines: the second line of a message belongs to somebody as well.
+fn named(channel: &str, payload: &[u8]) -> Vec<u8> {
+    // The end of the message is the end of its last line.
+    let payload = payload.strip_suffix(b"\n").unwrap_or(payload);
+    let lines: Vec<Vec<u8>> =
+        payload.split(|byte| *byte == b'\n').map(|line| [channel.as_bytes(), b"\t", line].concat()).collect();
+    lines.join(&b'\n')
 }
 
 /// One JSON object in one line. A payload that is JSON may have line ends between its parts, never within a string.
@@ -84,6 +93,8 @@ mod tests {
     fn a_line_for_people() {
         assert_eq!(show(false, false, false).line("a", b"\x1b\xff"), b"\x1b\xff");
         assert_eq!(show(false, true, false).line("a/b", b"x"), b"a/b\tx");
+        assert_eq!(show(false, true, false).line("a", b""), b"a\t");
+        assert_eq!(show(false, true, true).line("a", b"x\ny\r\n"), b"a\tx\na\ty\\r");
         assert_eq!(show(false, false, true).line("a", b"\x1b[2J\r\xc3\xb6\n"), "\\u{1b}[2J\\r\u{f6}\n".as_bytes());
     }
 

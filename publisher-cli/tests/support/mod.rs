@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use clarion_testkit::within;
+use clarion_testkit::{dying_with_us, within};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{
@@ -20,8 +20,10 @@ use tokio::{
 
 /// The binary, with none of this shell's settings.
 pub(crate) fn clarion<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_clarion"));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_clarion"));
+    command.args(args);
+    let mut command = Command::from(dying_with_us(command));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CLARION_") {
             command.env_remove(name);
