@@ -15,6 +15,7 @@ COPY heap/Cargo.toml heap/
 COPY protocol/Cargo.toml protocol/
 COPY ring/Cargo.toml ring/
 COPY bus/Cargo.toml bus/
+COPY hub/Cargo.toml hub/
 COPY broker/Cargo.toml broker/
 COPY publisher-cli/Cargo.toml publisher-cli/
 COPY testkit/Cargo.toml testkit/

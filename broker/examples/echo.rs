@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
 /// When the hub does not start or the listener breaks.
 pub(crate) async fn serve(listener: TcpListener) -> anyhow::Result<()> {
     let config = Config { message_bytes: MESSAGE_BYTES, outbox_bytes: 4 * MESSAGE_BYTES, ..Config::default() };
-    let hub = Hub::start(config, Arc::new(NoInterests), &prometheus::Registry::new())?;
+    let hub = Hub::start(&config, Arc::new(NoInterests), &prometheus::Registry::new())?;
     loop {
         let (stream, _) = listener.accept().await?;
         let hub = hub.clone();

@@ -128,7 +128,7 @@ impl Parts {
         admin::register(&registry)?;
         let tls = tls::Server::new(&config.tls, config.limits.handshake, &registry)?;
         let returns = Arc::<Returns>::default();
-        let hub = Hub::start(held(config), returns.clone(), &registry).context("the shards cannot be started")?;
+        let hub = Hub::start(&held(config), returns.clone(), &registry).context("the shards cannot be started")?;
         let counters = ingress::Metrics::new(&registry)?;
         let (deliverer, internals) = Deliverer::new(hub.clone(), &counters);
         let on_the_shard = BusConfig { links: hub.host(), ..config.bus.clone() };

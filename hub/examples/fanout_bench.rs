@@ -215,7 +215,7 @@ fn start_hub() -> Hub {
         handshake_timeout: never,
         ..Config::default()
     };
-    Hub::start(config, Arc::new(Nobody), &prometheus::Registry::new()).unwrap()
+    Hub::start(&config, Arc::new(Nobody), &prometheus::Registry::new()).unwrap()
 }
 
 async fn open(hub: &Hub, stream: TcpStream, interest: usize, channel: &str, user: Option<Uid>) {

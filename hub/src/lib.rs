@@ -85,13 +85,13 @@ impl Hub {
     ///
     /// # Errors
     /// When a thread or its poll cannot be had, or a metric of the hub is registered already.
-    pub fn start(config: Config, release: Arc<dyn Release>, registry: &Registry) -> io::Result<Self> {
+    pub fn start(config: &Config, release: Arc<dyn Release>, registry: &Registry) -> io::Result<Self> {
         let count = config.shard_count();
         let common = Arc::new(Common {
             masks: Arc::new(Masks::new(count)),
             users: Arc::new(Users::default()),
             metrics: Metrics::new(registry).map_err(io::Error::other)?,
-            settings: Settings::from(&config),
+            settings: Settings::from(config),
             release,
         });
         let thread = if count == 1 { config.thread } else { Thread::Alone };

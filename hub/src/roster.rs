@@ -84,8 +84,11 @@ pub(crate) struct Roster {
     /// Where those sit who hear all again.
     caught_up: Vec<Spot>,
     /// Who waits until a client has taken the page that it was fed.
-    feeding: HashMap<u32, SmallVec<[(oneshot::Sender<Fed>, Fed); 1]>>,
+    feeding: HashMap<u32, SmallVec<[Feeder; 1]>>,
 }
+
+/// Who fed a seat, and what it is told when its page was taken.
+type Feeder = (oneshot::Sender<Fed>, Fed);
 
 /// A seat that was left.
 #[derive(Debug, Clone, Copy)]

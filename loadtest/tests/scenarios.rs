@@ -171,7 +171,8 @@ fn a_soak_tells_of_growth() {
 
 #[test]
 fn a_rolling_restart_is_audited() {
-    let report = loadtest("rolling -c 40 --rate 50 --nodes 2 --pause 300ms --json")
+    // A pause in which all that were sent away have come back: a node is ready within some tenths of a second.
+    let report = loadtest("rolling -c 40 --rate 50 --nodes 2 --pause 2s --json")
         .server_of("clarion", "[limits]", "[drain]\nwait = \"100ms\"\ndeadline = \"5s\"\n[limits]", ":redis")
         .succeeds()
         .report();

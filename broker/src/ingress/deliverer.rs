@@ -120,7 +120,7 @@ mod tests {
 
     fn deliverer() -> (Deliverer, Internals, Hub, Metrics) {
         let (registry, metrics) = (Registry::new(), Metrics::new(&Registry::new()).unwrap());
-        let hub = Hub::start(Config::default(), Arc::<Returns>::default(), &registry).unwrap();
+        let hub = Hub::start(&Config::default(), Arc::<Returns>::default(), &registry).unwrap();
         let (deliverer, internals) = Deliverer::new(hub.clone(), &metrics);
         (deliverer, internals, hub, metrics)
     }

@@ -94,7 +94,7 @@ mod tests {
     use crate::ingress::Returns;
 
     fn handed_over() -> Response {
-        let hub = Hub::start(Config::default(), Arc::<Returns>::default(), &Registry::new()).unwrap();
+        let hub = Hub::start(&Config::default(), Arc::<Returns>::default(), &Registry::new()).unwrap();
         let (id, door, framing, voice) = (ConnectionId(1), Door::Sse, Framing::EventStream, Box::new(Mute));
         let open = Open { id, door, framing, user: None, expires: None, voice, lease: Place::new(()) };
         let mut response = Response::new(Body::empty());

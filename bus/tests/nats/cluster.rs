@@ -126,6 +126,8 @@ async fn advertised_addresses_can_be_ignored() {
     let cluster = NatsCluster::start_with(2, &NatsServer::builder().config(&advertised)).await;
     let proxy = TcpProxy::start(cluster.nodes()[0].addr()).await;
     let node = Node::up(&BusConfig { nats_advertised: false, ..config(&format!("nats://{}", proxy.addr())) }).await;
+    // A gap is told of what may be missing, so there must be something.
+    node.subscribe("a").await;
     for gaps in 1..4 {
         // Where it is listened to, a lost connection makes the advertised address the first to be tried.
         proxy.drop_connections();

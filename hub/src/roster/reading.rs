@@ -159,13 +159,7 @@ impl Roster {
     }
 
     /// Acts on what a client says as far as its share of the turn goes.
-    fn take_apart<'i>(
-        &mut self,
-        key: Key,
-        decoder: &mut Decoder,
-        input: &mut &'i mut [u8],
-        whole_by: &mut Tick,
-    ) -> Flow {
+    fn take_apart(&mut self, key: Key, decoder: &mut Decoder, input: &mut &mut [u8], whole_by: &mut Tick) -> Flow {
         for _ in 0..TURN_FRAMES {
             match decoder.next(input) {
                 Ok(None) => return Flow::On,

@@ -89,10 +89,11 @@ pub(crate) fn config(shards: usize) -> Config {
 }
 
 impl Fixture {
+    #[expect(clippy::needless_pass_by_value, reason = "a test's configuration is made for it")]
     pub(crate) fn new(config: Config) -> Self {
         let (registry, received) = (Registry::new(), Arc::<Received>::default());
         Self {
-            hub: Hub::start(config, Arc::clone(&received) as Arc<dyn Release>, &registry).unwrap(),
+            hub: Hub::start(&config, Arc::clone(&received) as Arc<dyn Release>, &registry).unwrap(),
             registry,
             received,
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),

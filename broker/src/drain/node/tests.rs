@@ -39,7 +39,7 @@ impl Sink for Nobody {
 fn node(server: &Server) -> (Node, BusHandle) {
     let registry = Registry::new();
     let returns = Arc::<Returns>::default();
-    let hub = Hub::start(hub::Config::default(), returns.clone(), &registry).unwrap();
+    let hub = Hub::start(&hub::Config::default(), returns.clone(), &registry).unwrap();
     let metrics = ingress::Metrics::new(&registry).unwrap();
     let (deliverer, internals) = Deliverer::new(hub.clone(), &metrics);
     let bus: BusHandle = Arc::new(server.attach(&BusConfig::default(), Arc::new(deliverer)));
