@@ -77,7 +77,7 @@ async fn publish(port: u16, count: u64, channel: &str, payload: String) -> anyho
         command
     } else {
         // redis-benchmark takes no payload with a NUL.
-        anyhow::ensure!(count % BLOCK == 0, "the number of messages must be a multiple of {BLOCK}");
+        anyhow::ensure!(count.is_multiple_of(BLOCK), "the number of messages must be a multiple of {BLOCK}");
         let (channel_bytes, bytes) = (channel.len(), payload.len());
         let one = format!("*3\r\n$7\r\nPUBLISH\r\n${channel_bytes}\r\n{channel}\r\n${bytes}\r\n{payload}\r\n");
         file.write_all(one.repeat(usize::try_from(BLOCK)?).as_bytes())?;
