@@ -102,6 +102,7 @@ impl Questions {
     }
 
     /// Takes an answer to this bus; false for any other message.
+    #[inline]
     pub(crate) fn hear(&self, address: &Address, message: &Message) -> bool {
         let ours = matches!(address, Address::Internal(name) if *name == self.subject);
         if ours {

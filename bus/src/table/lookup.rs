@@ -59,6 +59,11 @@ impl Table {
     pub(crate) fn ticketed(&self, ticket: Ticket) -> Option<(&Address, Reach, Ids)> {
         let part = self.at(ticket)?;
         let mut ids = Ids::new();
+        if let Some(interest) = part.only() {
+            let record = self.records.get(interest);
+            ids.push(record.id(interest));
+            return Some((&record.base, part.reach, ids));
+        }
         part.carried().for_each(|interest| self.push(&mut ids, interest));
         Some((self.base_of(ticket.slot), part.reach, ids))
     }
@@ -100,8 +105,10 @@ impl Table {
     /// Adds an interest, the narrow one before the wide one.
     fn push(&self, ids: &mut Ids, slot: u32) {
         let record = self.records.get(slot);
-        let at = if record.depth == Depth::Subtree { ids.len() } else { 0 };
-        ids.insert(at, record.id(slot));
+        ids.push(record.id(slot));
+        if record.depth != Depth::Subtree && ids.len() > 1 {
+            ids.rotate_right(1);
+        }
     }
 }
 

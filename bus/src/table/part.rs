@@ -66,6 +66,15 @@ impl Part {
         self.carried().next()
     }
 
+    /// The interest that it carries, where it is one, as nearly always.
+    pub(super) fn only(&self) -> Option<u32> {
+        match self.few {
+            [NONE, NONE] => None,
+            [one, NONE] | [NONE, one] => Some(one),
+            [_, _] => None,
+        }
+    }
+
     pub(super) fn carried(&self) -> impl Iterator<Item = u32> {
         self.few.into_iter().filter(|interest| *interest != NONE)
     }

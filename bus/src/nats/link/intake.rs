@@ -144,10 +144,12 @@ fn delivery(table: &Table, prefix: &Prefix, chunk: &Bytes, frame: Frame) -> Take
         },
     };
     let headers = &chunk[frame.headers];
-    let (id, meta) = match envelope::id_header(headers) {
-        None if headers.is_empty() => (None, None),
-        None => envelope::from_headers(parse::headers(headers)),
-        id => (id, None),
+    let (id, meta) = if headers.is_empty() {
+        (None, None)
+    } else if let Some(id) = envelope::id_header(headers) {
+        (Some(id), None)
+    } else {
+        envelope::from_headers(parse::headers(headers))
     };
     Taken::Delivery(Delivery { interests, address, message: Message { payload: chunk.slice(frame.payload), id, meta } })
 }
