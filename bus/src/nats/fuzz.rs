@@ -24,6 +24,9 @@ pub struct Heard {
 }
 
 /// Reads the pieces one after the other.
+///
+/// # Panics
+/// When two ways to read the same differ.
 #[must_use]
 pub fn hear(limit: usize, pieces: &[&[u8]]) -> Heard {
     let (mut parser, mut buffer, mut heard) = (Parser::new(limit), Vec::new(), Heard::default());
@@ -54,9 +57,13 @@ impl Heard {
         let said = match op {
             Op::Message(frame) => {
                 self.largest = self.largest.max(frame.payload.len());
-                let meta = envelope::from_headers(headers(&bytes[frame.headers]));
+                let block = &bytes[frame.headers];
+                let known = envelope::from_headers(headers(block));
+                if let Some(id) = envelope::id_header(block) {
+                    assert_eq!(known, (Some(id), None), "the short way to an id leads elsewhere: {block:?}");
+                }
                 let (subject, payload) = (&bytes[frame.subject], &bytes[frame.payload]);
-                format!("{} {subject:?} {meta:?} {payload:?}", frame.sid)
+                format!("{} {subject:?} {known:?} {payload:?}", frame.sid)
             }
             // How much of it had come when it was found to be too large depends on how it came.
             Op::Oversize { sid } => {
