@@ -43,7 +43,7 @@ pub(crate) fn redis(input: &[u8]) {
     assert!(cut.buffer <= REDIS_BUFFER, "the buffer grows to {}", cut.buffer);
     if !cut.broken {
         // Of a read with a mistake in it nothing counts, so that only whole streams can be compared.
-        let written = |heard: &redis::Heard| format!("{:?}", heard.deliveries);
+        let written = |heard: &redis::Transcript| format!("{:?}", heard.deliveries);
         assert_eq!(written(&at_once), written(&cut));
         assert_eq!(at_once.replies, cut.replies);
     }

@@ -10,7 +10,7 @@ use super::{
 
 /// What came of some reads.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Heard {
+pub struct Transcript {
     /// What the server said, written for comparing.
     pub said: Vec<String>,
     /// The largest payload that was handed on.
@@ -28,8 +28,8 @@ pub struct Heard {
 /// # Panics
 /// When two ways to read the same differ.
 #[must_use]
-pub fn hear(limit: usize, pieces: &[&[u8]]) -> Heard {
-    let (mut parser, mut buffer, mut heard) = (Parser::new(limit), Vec::new(), Heard::default());
+pub fn hear(limit: usize, pieces: &[&[u8]]) -> Transcript {
+    let (mut parser, mut buffer, mut heard) = (Parser::new(limit), Vec::new(), Transcript::default());
     for piece in pieces {
         buffer.extend_from_slice(piece);
         let mut at = 0;
@@ -52,7 +52,7 @@ pub fn hear(limit: usize, pieces: &[&[u8]]) -> Heard {
     heard
 }
 
-impl Heard {
+impl Transcript {
     fn take(&mut self, op: Op, bytes: &[u8], taken: usize) {
         let said = match op {
             Op::Message(frame) => {

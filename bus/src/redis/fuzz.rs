@@ -12,7 +12,7 @@ use crate::{
 
 /// What came of some reads.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct Transcript {
     /// The messages, in the order of the bus.
     pub deliveries: Vec<Delivery>,
     /// The answers, written for comparing.
@@ -28,7 +28,7 @@ pub struct Heard {
 /// # Panics
 /// When an interest is none.
 #[must_use]
-pub fn hear(interests: &[&str], max_payload: usize, pieces: &[&[u8]]) -> Heard {
+pub fn hear(interests: &[&str], max_payload: usize, pieces: &[&[u8]]) -> Transcript {
     let prefix = Prefix::default();
     let table = Interests::new(Layout::Redis, prefix.clone());
     for interest in interests {
@@ -38,7 +38,7 @@ pub fn hear(interests: &[&str], max_payload: usize, pieces: &[&[u8]]) -> Heard {
     let (subjects, questions, counters) = (Subjects::new(&prefix, max_payload), Questions::new(), Counters::default());
     let echo = Echo::new("_clarion:clarion:probe.x".to_owned());
     let mut intake = Intake::new(BytesMut::new());
-    let mut heard = Heard::default();
+    let mut heard = Transcript::default();
     for piece in pieces {
         intake.room().extend_from_slice(piece);
         heard.buffer = heard.buffer.max(intake.buffer.capacity());
