@@ -20,6 +20,7 @@ COPY broker/Cargo.toml broker/
 COPY publisher-cli/Cargo.toml publisher-cli/
 COPY testkit/Cargo.toml testkit/
 COPY loadtest/Cargo.toml loadtest/
+COPY fuzz/Cargo.toml fuzz/
 RUN for crate in */; do mkdir "$crate/src" && touch "$crate/src/lib.rs" && echo 'fn main() {}' > "$crate/src/main.rs"; done \
     && cargo build --release --locked -p clarion-broker -p clarion-cli -p clarion-loadtest \
     && rm -rf */src target/release/.fingerprint/clarion-*

@@ -121,3 +121,9 @@ pub(crate) fn object<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String>
 pub(crate) fn bad_json(error: &serde_json::Error) -> Problem {
     Problem::bad_request("bad_json", error.to_string())
 }
+
+/// The payload of a form. For fuzzing.
+#[doc(hidden)]
+pub fn form_payload(form: &[u8]) -> Option<bytes::Bytes> {
+    body::form_data(form).ok()
+}

@@ -217,3 +217,15 @@ pub async fn method_not_allowed(method: Method) -> Response {
     let message = format!("{method} is not known at this path; `Allow` names what is");
     problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).into_response()
 }
+
+/// Whether this is the opening handshake of a WebSocket. For fuzzing.
+#[doc(hidden)]
+pub fn takes_handshake(head: &Parts) -> bool {
+    websocket::check(head).is_ok()
+}
+
+/// What a query of `/events` asks for. For fuzzing.
+#[doc(hidden)]
+pub fn asked_for(query: &str, limit: usize) -> Option<Vec<Interest>> {
+    events::interests(query, limit).ok()
+}

@@ -204,6 +204,14 @@ pub async fn locate(State(node): State<Arc<Node>>, request: Request) -> Result<R
     Ok(([(http::header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }
 
+/// Whether these pieces of a home's answer end between two frames. For fuzzing.
+#[doc(hidden)]
+pub fn end_between_frames(pieces: &[&[u8]]) -> bool {
+    let mut frames = carry::Frames::default();
+    pieces.iter().for_each(|piece| frames.pass(piece));
+    frames.between()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -359,6 +359,12 @@ async fn watch_keys(auth: Arc<Auth>, mut missing: watch::Receiver<Option<String>
     tokio::join!(auth.run(), tell);
 }
 
+/// Whether a request of this version may name its host so. For fuzzing.
+#[doc(hidden)]
+pub fn takes_host(version: http::Version, headers: &http::HeaderMap) -> bool {
+    malformed::check_host(version, headers).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::future;

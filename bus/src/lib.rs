@@ -23,6 +23,12 @@ use bytes::Bytes;
 use clarion_protocol::{Interest, InternalName, MessageId, NodeName, Position, Publication};
 use tokio::sync::watch;
 
+/// The decoders of what servers send, as the crate `clarion-fuzz` drives them.
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::{nats::fuzz as nats, redis::fuzz as redis};
+}
+
 pub use ask::{Answers, Question, Reply};
 pub use bus_url::{BusUrl, BusUrlError, HostPort, NatsAuth, NatsUrl, RedisMode, RedisUrl, Secret};
 pub use clarion_protocol::{Delivery, InterestId};

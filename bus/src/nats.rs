@@ -12,6 +12,7 @@
 
 mod connection;
 mod conversation;
+pub mod fuzz;
 mod handshake;
 mod link;
 mod parse;

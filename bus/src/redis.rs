@@ -4,6 +4,7 @@
 //! stand when the server says so. Nothing here knows sockets.
 
 mod dial;
+pub mod fuzz;
 mod intake;
 mod link;
 #[cfg(test)]

@@ -51,7 +51,7 @@ fn content_type(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The bytes of the field `data`. Read by hand, since a payload need not be UTF-8.
-fn form_data(form: &[u8]) -> Result<Bytes, Problem> {
+pub(super) fn form_data(form: &[u8]) -> Result<Bytes, Problem> {
     const REMEDY: &str = "`curl --data-urlencode 'data=…'` writes such a form; to publish the body as it is, send another content type, as with `-H 'content-type: application/json'`";
     let bad = |what: String| Problem::bad_request("bad_form", format!("{what}. {REMEDY}"));
     let mut data = None;

@@ -52,7 +52,7 @@ pub(super) async fn enter(
 }
 
 /// Whether this is an opening handshake; answers what proves that it was understood.
-fn check(head: &Parts) -> Result<HeaderValue, Problem> {
+pub(super) fn check(head: &Parts) -> Result<HeaderValue, Problem> {
     let bad = |message: &'static str| Problem::bad_request("bad_handshake", message);
     if head.method != Method::GET || head.version < Version::HTTP_11 {
         return Err(bad("a WebSocket handshake is a GET request of HTTP/1.1"));

@@ -101,18 +101,18 @@ fn goodbye() -> Vec<u8> {
 
 /// Where in a server's frames the bytes are that have passed.
 #[derive(Default)]
-struct Frames {
+pub(super) struct Frames {
     header: SmallVec<[u8; 10]>,
     payload_left: u64,
 }
 
 impl Frames {
     /// Whether the last byte ended a frame.
-    fn between(&self) -> bool {
+    pub(super) fn between(&self) -> bool {
         self.header.is_empty() && self.payload_left == 0
     }
 
-    fn pass(&mut self, mut bytes: &[u8]) {
+    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
         while let Some((first, rest)) = bytes.split_first() {
             if self.payload_left > 0 {
                 let passing = bytes.len().min(usize::try_from(self.payload_left).unwrap_or(usize::MAX));

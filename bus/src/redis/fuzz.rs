@@ -1,0 +1,53 @@
+//! For fuzzing: what a subscriber link makes of bytes as reads from Redis bring them.
+
+use bytes::BytesMut;
+use clarion_protocol::{Interest, Prefix};
+
+use super::intake::{Counters, Echo, Intake, Subjects};
+use crate::{
+    Delivery,
+    ask::Questions,
+    table::{Interests, Layout},
+};
+
+/// What came of some reads.
+#[derive(Debug, Default)]
+pub struct Transcript {
+    /// The messages, in the order of the bus.
+    pub deliveries: Vec<Delivery>,
+    /// The answers, written for comparing.
+    pub replies: Vec<String>,
+    /// Whether the stream ended in something that is no RESP.
+    pub broken: bool,
+    /// The most memory that the read buffer had.
+    pub buffer: usize,
+}
+
+/// Reads the pieces one after the other, as a link of the default prefix that wants these channels and patterns.
+///
+/// # Panics
+/// When an interest is none.
+#[must_use]
+pub fn hear(interests: &[&str], max_payload: usize, pieces: &[&[u8]]) -> Transcript {
+    let prefix = Prefix::default();
+    let table = Interests::new(Layout::Redis, prefix.clone());
+    for interest in interests {
+        let interest = Interest::parse(interest).expect("it is an interest");
+        table.lock().acquire(&interest.into()).expect("there is room in the table");
+    }
+    let (subjects, questions, counters) = (Subjects::new(&prefix, max_payload), Questions::new(), Counters::default());
+    let echo = Echo::new("_clarion:clarion:probe.x".to_owned());
+    let mut intake = Intake::new(BytesMut::new());
+    let mut heard = Transcript::default();
+    for piece in pieces {
+        intake.room().extend_from_slice(piece);
+        heard.buffer = heard.buffer.max(intake.buffer.capacity());
+        heard.broken = intake.digest(&subjects, &table, &echo, &questions, &counters).is_err();
+        heard.deliveries.append(&mut intake.batch);
+        heard.replies.extend(intake.replies.drain(..).map(|reply| format!("{reply:?}")));
+        if heard.broken {
+            break;
+        }
+    }
+    heard
+}
