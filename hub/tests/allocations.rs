@@ -1,5 +1,7 @@
 //! Fan-out allocates for a message, never for a recipient. Alone in its process, since it counts what the whole process allocates.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{
     alloc::System,
     io::Read as _,
@@ -51,7 +53,7 @@ impl Audience {
         // Nobody here answers pings.
         let never = Duration::from_secs(24 * 3600);
         let config = Config { shards: NonZero::new(shards), ping_interval: never, ..Config::default() };
-        let hub = Hub::start(config, Arc::new(Nobody), &prometheus::Registry::new()).unwrap();
+        let hub = Hub::start(&config, Arc::new(Nobody), &prometheus::Registry::new()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let place = Place::new(());
         let mut clients = Vec::new();
