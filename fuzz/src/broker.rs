@@ -42,10 +42,8 @@ pub(crate) const TOKENS: &[&[u8]] = &[
 
 pub(crate) const FORMS: &[&[u8]] = &[b"..data=hello", b"..x=1&d%61ta=a+b%2B%FF&", b"..data=fish & chips", b"..data"];
 
-pub(crate) const RELAY: &[&[u8]] = &[
-    b"\x01\x03\x81\x05hello\x82\x7e\0\x03abc",
-    b"\x02\x02\x82\x7f\0\0\0\0\0\0\0\x02hi\x88\x02\x03\xe8",
-];
+pub(crate) const RELAY: &[&[u8]] =
+    &[b"\x01\x03\x81\x05hello\x82\x7e\0\x03abc", b"\x02\x02\x82\x7f\0\0\0\0\0\0\0\x02hi\x88\x02\x03\xe8"];
 
 pub(crate) const CONFIGURATION: &[&[u8]] = &[
     b"..listen = '127.0.0.1:9000'\nprefix = 'x'\n[limits]\nper_user = 5\nping = '25s'\npayload = '64KiB'\n",
@@ -56,7 +54,8 @@ pub(crate) const CONFIGURATION: &[&[u8]] = &[
 ];
 
 static JUDGE: LazyLock<Arc<Auth>> = LazyLock::new(|| {
-    let text = format!("jwt_secret = '{SECRET}'\napi_keys = ['a key of these tests']\norigins = ['https://example.com']");
+    let text =
+        format!("jwt_secret = '{SECRET}'\napi_keys = ['a key of these tests']\norigins = ['https://example.com']");
     let config: auth::Config = toml::from_str(&text).expect("these settings are good");
     Auth::new(&config, Vec::new(), false, &Registry::new()).expect("these settings are good")
 });
@@ -122,8 +121,8 @@ pub(crate) fn tokens(input: &[u8]) {
     let head = bearer(token.as_bytes()).expect("a token is good in a header");
     if let Ok(who) = JUDGE.identify(&head).now_or_never().expect("there is no issuer to be asked") {
         let user = who.user.expect("a good token is somebody's");
-        let sub = &claims["sub"];
-        assert!(sub.as_str() == Some(user.as_str()) || sub.to_string() == user.as_str(), "{claims}");
+        let (sub, number) = (&claims["sub"], claims["sub"].to_string());
+        assert!(sub.as_str() == Some(user.as_str()) || number == user.as_str(), "{claims}");
         assert!(claims["exp"].is_number(), "a token without an end is good: {claims}");
         let named = |interest: &Interest| {
             let name = interest.to_string();

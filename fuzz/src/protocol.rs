@@ -39,8 +39,13 @@ pub(crate) const BODIES: &[&[u8]] = &[
     b"..{\"node\":\"a\",\"instance\":\"i\",\"weight\":1,\"ring\":\"00\",\"public_url\":\"http://a\"}",
 ];
 
-pub(crate) const WORDINGS: &[&[u8]] =
-    &[b"..hello", b"..two\r\nlines\rand\nmore", b"..{\"a\":[1]}", b"..\0{\"offset\":7,\"epoch\":\"e\"}\nx", b"..\xff\0"];
+pub(crate) const WORDINGS: &[&[u8]] = &[
+    b"..hello",
+    b"..two\r\nlines\rand\nmore",
+    b"..{\"a\":[1]}",
+    b"..\0{\"offset\":7,\"epoch\":\"e\"}\nx",
+    b"..\xff\0",
+];
 
 /// What is read from Redis is written so that the same is read again; on NATS the metadata survive as headers.
 pub(crate) fn envelope(input: &[u8]) {
@@ -105,13 +110,13 @@ pub(crate) fn names(input: &[u8]) {
 /// JSON of publishers and of other nodes: what is taken keeps its limits, and what nodes say is read back.
 pub(crate) fn bodies(input: &[u8]) {
     let (whole, _) = pieces(input);
-    if let Ok(body) = serde_json::from_slice::<PublicationBody<'_>>(whole) {
-        if let Ok(publication) = body.publication() {
-            let message = publication.message;
-            let tags = message.meta.iter().flat_map(|meta| &meta.tags);
-            assert!(tags.map(|(key, value)| key.len() + value.len()).sum::<usize>() <= limits::TAG_BYTES);
-            assert!(message.payload.len() <= whole.len());
-        }
+    if let Ok(body) = serde_json::from_slice::<PublicationBody<'_>>(whole)
+        && let Ok(publication) = body.publication()
+    {
+        let message = publication.message;
+        let tags = message.meta.iter().flat_map(|meta| &meta.tags);
+        assert!(tags.map(|(key, value)| key.len() + value.len()).sum::<usize>() <= limits::TAG_BYTES);
+        assert!(message.payload.len() <= whole.len());
     }
     fn is_read_back<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(json: &[u8]) {
         if let Ok(value) = serde_json::from_slice::<T>(json) {
