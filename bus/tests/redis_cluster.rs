@@ -294,7 +294,7 @@ async fn the_documented_rights_are_enough() {
     for pubsub in [PubSub::Classic, PubSub::Sharded] {
         let rig = Cluster::start(pubsub).await;
         for server in rig.cluster.nodes() {
-            let rule = "carl on >secret -@all +@pubsub +cluster|slots resetchannels &clarion:* &_clarion:clarion:*";
+            let rule = "carl on >secret -@all +@pubsub +cluster|slots +cluster|info resetchannels &clarion:* &_clarion:clarion:*";
             let words: Vec<_> = ["ACL", "SETUSER"].into_iter().chain(rule.split(' ')).collect();
             server.cli(&words).await;
         }

@@ -125,8 +125,10 @@ impl Recipe {
             credential_provider: Some(std::sync::Arc::new(Login(user, password))),
             tls: self.credentials.tls.clone().map(|tls| TlsConnector::Rustls(tls.into()).into()),
             server: if self.cluster {
+                // Only the server that has answered, and only a cluster that is whole again (`CLUSTER INFO`): when fred finds its
+                // way while some of its connections are still breaking, it sends again what was on its way on those.
                 let server = Server::new(found.server.host.as_str(), found.server.port);
-                ServerConfig::Clustered { hosts: vec![server], policy: ClusterDiscoveryPolicy::UseCache }
+                ServerConfig::Clustered { hosts: vec![server], policy: ClusterDiscoveryPolicy::ConfigEndpoint }
             } else {
                 ServerConfig::Centralized { server }
             },
@@ -140,7 +142,6 @@ impl Recipe {
                 connection_timeout: self.connect_timeout,
                 internal_command_timeout: timeout,
                 max_command_attempts: 1,
-                disable_cluster_health_check: true,
                 unresponsive: UnresponsiveConfig { max_timeout: Some(timeout), interval: Duration::from_secs(1) },
                 ..ConnectionConfig::default()
             });
