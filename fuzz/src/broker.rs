@@ -4,6 +4,7 @@ use std::{
     io::Write as _,
     net::SocketAddr,
     sync::{Arc, LazyLock},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use clarion_broker::{
@@ -23,6 +24,9 @@ use serde_json::Value;
 use crate::pieces;
 
 const SECRET: &str = "a secret of thirty-two bytes or so";
+
+/// For how many seconds a token is good after its end, and as long as a test may hang.
+const LEEWAY: f64 = 120.0;
 
 /// The most channels that a query may name.
 const CHANNELS: usize = 3;
@@ -123,7 +127,11 @@ pub(crate) fn tokens(input: &[u8]) {
         let user = who.user.expect("a good token is somebody's");
         let (sub, number) = (&claims["sub"], claims["sub"].to_string());
         assert!(sub.as_str() == Some(user.as_str()) || number == user.as_str(), "{claims}");
-        assert!(claims["exp"].is_number(), "a token without an end is good: {claims}");
+        let exp = claims.get("exp");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let over = |exp: &Value| exp.as_f64().is_none_or(|exp| exp < now - LEEWAY);
+        assert!(exp.is_none_or(|exp| !over(exp)), "a token is good whose end is over, or is no time: {claims}");
+        assert!(who.expires.is_none() || exp.is_some(), "{claims}");
         let named = |interest: &Interest| {
             let name = interest.to_string();
             let listed = claims["channels"].as_array().is_some_and(|all| all.iter().any(|one| *one == *name));

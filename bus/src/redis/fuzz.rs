@@ -3,7 +3,10 @@
 use bytes::BytesMut;
 use clarion_protocol::{Interest, Prefix};
 
-use super::intake::{Counters, Echo, Intake, Subjects};
+use super::{
+    intake::{Counters, Echo, Intake, Subjects},
+    wire::Reply,
+};
 use crate::{
     Delivery,
     ask::Questions,
@@ -44,10 +47,25 @@ pub fn hear(interests: &[&str], max_payload: usize, pieces: &[&[u8]]) -> Transcr
         heard.buffer = heard.buffer.max(intake.buffer.capacity());
         heard.broken = intake.digest(&subjects, &table, &echo, &questions, &counters).is_err();
         heard.deliveries.append(&mut intake.batch);
-        heard.replies.extend(intake.replies.drain(..).map(|reply| format!("{reply:?}")));
+        heard.replies.extend(intake.replies.drain(..).map(|reply| written(&reply)));
         if heard.broken {
             break;
         }
     }
     heard
+}
+
+/// An answer as text. RESP3 has sets and maps, whose members are read in another order each time.
+fn written(reply: &Reply) -> String {
+    let sorted = |mut all: Vec<String>| {
+        all.sort_unstable();
+        format!("[{}]", all.join(", "))
+    };
+    match reply {
+        Reply::Array(all) => sorted(all.iter().map(written).collect()),
+        Reply::Map(all) => {
+            sorted(all.chunks(2).map(|pair| pair.iter().map(written).collect::<Vec<_>>().join(": ")).collect())
+        }
+        Reply::Line(_) | Reply::Error(_) | Reply::Number(_) | Reply::Bytes(_) | Reply::Null => format!("{reply:?}"),
+    }
 }
