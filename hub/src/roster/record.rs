@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn what_fan_out_touches_is_small() {
         // A mio socket remembers its poll in debug builds.
-        let most = if cfg!(debug_assertions) { 72 } else { 56 };
+        let most = if cfg!(debug_assertions) { 64 } else { 48 };
         assert!(size_of::<Record>() <= most, "{}", size_of::<Record>());
         assert!(size_of::<Cold>() <= 72, "{}", size_of::<Cold>());
     }
