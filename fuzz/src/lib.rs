@@ -20,7 +20,7 @@ pub struct Target {
     pub name: &'static str,
     /// Panics when these bytes break a promise.
     pub run: fn(&[u8]),
-    /// Good input to begin with, behind two bytes that say [how it is cut](pieces).
+    /// Good input to begin with, behind two bytes that say [how it is cut](pieces()).
     pub seeds: &'static [&'static [u8]],
 }
 
