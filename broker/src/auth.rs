@@ -34,7 +34,7 @@ use tokio::sync::watch;
 
 pub use config::{ApiKey, Config, DEVELOPMENT_SECRET, Mistake};
 pub use credential::SUBPROTOCOL;
-pub use namespace::{Namespace, Patterns, Publish, Subscribe};
+pub use namespace::{Log, Namespace, Patterns, Publish, Subscribe};
 pub use origin::OriginRule;
 pub use refusal::{AuthError, Forbidden, Unauthorized};
 pub use secret::{HIDDEN, Secret};
@@ -78,6 +78,8 @@ pub struct Identity {
 pub struct Policy {
     /// What happens when the client is slow.
     pub slow: SlowPolicy,
+    /// Whether what its user has not read comes again.
+    pub inbox: bool,
 }
 
 /// What cannot be set up, although the configuration was judged good before: files change.
@@ -237,7 +239,8 @@ impl Auth {
     }
 
     fn judge_subscribe(&self, who: &Identity, interest: &Interest) -> Result<Policy, AuthError> {
-        let policy = Policy { slow: self.rules.of(interest.base()).slow };
+        let rule = self.rules.of(interest.base());
+        let policy = Policy { slow: rule.slow, inbox: rule.inbox };
         if let Some(owner) = interest.user() {
             return match &who.user {
                 Some(user) if user.as_str() == owner => Ok(policy),

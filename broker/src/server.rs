@@ -34,7 +34,7 @@ use tokio_util::{
 use crate::{
     admin,
     admission::{Admission, Hops, bodies::Bodies, sockets::Sockets},
-    auth::Auth,
+    auth::{Auth, Namespace},
     config::Config,
     drain,
     ingress::{self, Deliverer, Ingress, Returns},
@@ -131,7 +131,8 @@ impl Parts {
         let hub = Hub::start(&held(config), returns.clone(), &registry).context("the shards cannot be started")?;
         let counters = ingress::Metrics::new(&registry)?;
         let (deliverer, internals) = Deliverer::new(hub.clone(), &counters);
-        let on_the_shard = BusConfig { links: hub.host(), ..config.bus.clone() };
+        let logs = Namespace::logs(&config.namespaces);
+        let on_the_shard = BusConfig { links: hub.host(), logs, ..config.bus.clone() };
         let bus = connect(&on_the_shard, Arc::new(deliverer))?;
         returns.wire(&bus);
         let ingress = Ingress::new(bus.clone(), config.ingress.clone(), &counters, &registry)?;

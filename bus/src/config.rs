@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use clarion_protocol::{Prefix, limits};
+use clarion_protocol::{Logs, Prefix, limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -61,6 +61,9 @@ pub struct BusConfig {
     /// What all subjects begin with, set from the broker's own setting.
     #[serde(skip)]
     pub prefix: Prefix,
+    /// Which namespaces are logged, set from the broker's own setting.
+    #[serde(skip)]
+    pub logs: Logs,
     /// How this client calls itself towards the server, set from the node's name.
     #[serde(skip)]
     pub client_name: String,
@@ -87,6 +90,7 @@ impl Default for BusConfig {
             reconnect_max: Duration::from_secs(5),
             max_payload: limits::PAYLOAD_BYTES,
             prefix: Prefix::default(),
+            logs: Logs::default(),
             client_name: "clarion".to_owned(),
             links: None,
         }

@@ -8,6 +8,7 @@ mod ask;
 mod backoff;
 mod bus_url;
 mod config;
+pub mod log;
 pub mod memory;
 mod nats;
 mod race;
@@ -33,6 +34,7 @@ pub use ask::{Answers, Question, Reply};
 pub use bus_url::{BusUrl, BusUrlError, HostPort, NatsAuth, NatsUrl, RedisMode, RedisUrl, Secret};
 pub use clarion_protocol::{Delivery, InterestId};
 pub use config::{BusConfig, ConfigError, PubSub, check, connect};
+pub use log::{Log, LogError, LogHandle, Store, StoreHandle};
 
 /// What can be subscribed to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -121,6 +123,9 @@ pub trait Bus: Send + Sync + 'static {
     /// Publishes one message and returns when the bus's server has taken it. One that has no id is given one, which it
     /// carries from then on: in an envelope, or as a header.
     ///
+    /// In a logged namespace the message is stored and numbered before it is relayed, in one step. One whose id the log has
+    /// seen within its window is not published again: the receipt tells the position of the first.
+    ///
     /// Not cancel safe: spawn it where the caller may go away, or nobody knows whether it was published.
     ///
     /// # Errors
@@ -172,6 +177,16 @@ pub trait Bus: Send + Sync + 'static {
 
     /// The state of the link, and each change of it.
     fn link(&self) -> watch::Receiver<Link>;
+
+    /// The logs, where [`BusConfig::logs`] names logged namespaces.
+    fn log(&self) -> Option<LogHandle> {
+        None
+    }
+
+    /// The records beside the logs, where there are logs.
+    fn store(&self) -> Option<StoreHandle> {
+        None
+    }
 
     /// Counters since the start.
     fn stats(&self) -> Stats;

@@ -3,6 +3,8 @@
 //! It carries messages as they are, without writing them to bytes, and otherwise behaves as the others do: a copy per
 //! subscription, one order for all nodes, a bounded queue per node that drops what it cannot hold and then tells of the gap.
 
+mod log;
+
 use std::{
     collections::BTreeSet,
     sync::{
@@ -14,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use clarion_protocol::{Address, InternalName, NodeName, Publication};
+use clarion_protocol::{Address, InternalName, Logs, NodeName, Position, Publication};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot, watch},
@@ -23,8 +25,8 @@ use tokio::{
 };
 
 use crate::{
-    Answers, Bus, BusConfig, Delivery, InterestId, Link, ProbeError, PublishError, Receipt, Sink, Stats,
-    SubscribeError, Topic,
+    Answers, Bus, BusConfig, Delivery, InterestId, Link, LogHandle, ProbeError, PublishError, Receipt, Sink, Stats,
+    StoreHandle, SubscribeError, Topic,
     ask::Questions,
     table::{Ids, Interests, Layout, Table},
 };
@@ -42,6 +44,8 @@ pub struct Server(Arc<Shared>);
 struct Shared {
     /// Held while a message is given to all, so that all see the same order.
     nodes: Mutex<Vec<Arc<Node>>>,
+    /// The logs. Taken while `nodes` is held, so that messages are heard in the order of their offsets.
+    kept: Mutex<log::Kept>,
     /// Nobody is connected, as if there were a server that was down.
     stopped: AtomicBool,
     queue_bytes: usize,
@@ -57,7 +61,12 @@ impl Server {
     /// A server that lets at most so many bytes wait for each node.
     #[must_use]
     pub fn with_queue(queue_bytes: usize) -> Self {
-        Self(Arc::new(Shared { nodes: Mutex::default(), stopped: AtomicBool::new(false), queue_bytes }))
+        Self(Arc::new(Shared {
+            nodes: Mutex::default(),
+            kept: Mutex::new(log::Kept::new()),
+            stopped: AtomicBool::new(false),
+            queue_bytes,
+        }))
     }
 
     /// Cuts all nodes off, and those that come later, until [`Server::start`].
@@ -74,7 +83,7 @@ impl Server {
         nodes.iter().for_each(|node| node.heal());
     }
 
-    /// Gives a node its bus. Of the configuration only the prefix and the payload limit matter.
+    /// Gives a node its bus. Of the configuration only the prefix, the payload limit and the logs matter.
     #[must_use]
     pub fn attach(&self, config: &BusConfig, sink: Arc<dyn Sink>) -> Memory {
         let interests = Interests::new(Layout::Redis, config.prefix.clone());
@@ -96,7 +105,10 @@ impl Server {
         }
         drop(nodes);
         let pump = tokio::spawn(node.clone().pump(sink));
-        Memory { server: self.clone(), node, max_payload: config.max_payload, pump: Mutex::new(Some(pump)) }
+        let pump = Arc::new(Mutex::new(Some(pump)));
+        let max_payload = config.max_payload;
+        let owner = Arc::new(Owner(self.clone(), node.clone()));
+        Memory { server: self.clone(), node, max_payload, logs: config.logs.clone(), pump, _owner: owner }
     }
 }
 
@@ -106,14 +118,20 @@ impl Default for Server {
     }
 }
 
-/// One node's end of a [`Server`].
-#[derive(Debug)]
+/// One node's end of a [`Server`]. Clones are the same end.
+#[derive(Debug, Clone)]
 pub struct Memory {
     server: Server,
     node: Arc<Node>,
     max_payload: usize,
-    pump: Mutex<Option<JoinHandle<()>>>,
+    logs: Logs,
+    pump: Arc<Mutex<Option<JoinHandle<()>>>>,
+    _owner: Arc<Owner>,
 }
+
+/// Takes the node away with the last clone of its end.
+#[derive(Debug)]
+struct Owner(Server, Arc<Node>);
 
 impl Memory {
     /// Cuts this node off, as a network does that fails: what is on its way is lost, and the link is down.
@@ -126,7 +144,8 @@ impl Memory {
         self.node.heal();
     }
 
-    fn send(&self, publication: &Publication) -> Result<(), PublishError> {
+    /// Stores a message where its channel is logged, and gives it to all nodes unless the log has it.
+    fn send(&self, publication: &mut Publication) -> Result<Option<Position>, PublishError> {
         let bytes = publication.message.payload.len();
         if bytes > self.max_payload {
             return Err(PublishError::TooLarge { bytes, limit: self.max_payload });
@@ -135,10 +154,19 @@ impl Memory {
         if self.node.is_cut() {
             return Err(PublishError::NotTaken("the link is down".to_owned()));
         }
+        let mut position = None;
+        if let (Address::Channel(channel), false) = (&publication.address, self.logs.is_empty()) {
+            let appended = self.server.0.kept.lock().append(&self.logs, channel, &mut publication.message);
+            match appended {
+                Some((first, false)) => return Ok(Some(first)),
+                Some((new, true)) => position = Some(new),
+                None => {}
+            }
+        }
         for node in nodes.iter().filter(|node| !node.is_cut()) {
             node.offer(publication, self.server.0.queue_bytes);
         }
-        Ok(())
+        Ok(position)
     }
 }
 
@@ -160,21 +188,21 @@ impl Bus for Memory {
         // Nothing here ever waits, so a busy publisher would keep its thread from those who read.
         tokio::task::coop::consume_budget().await;
         let id = publication.identify();
-        self.send(&publication).map(|()| Receipt::unlogged(id))
+        self.send(&mut publication).map(|position| Receipt { id, position })
     }
 
     async fn publish_all(&self, publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
         tokio::task::coop::consume_budget().await;
         let send = |mut publication: Publication| {
             let id = publication.identify();
-            self.send(&publication).map(|()| Receipt::unlogged(id))
+            self.send(&mut publication).map(|position| Receipt { id, position })
         };
         publications.into_iter().map(send).collect()
     }
 
     async fn tell(&self, subject: &InternalName, payload: Bytes) -> Result<(), PublishError> {
         tokio::task::coop::consume_budget().await;
-        self.send(&Publication::raw(subject.clone(), payload))
+        self.send(&mut Publication::raw(subject.clone(), payload)).map(drop)
     }
 
     async fn ask(
@@ -213,6 +241,14 @@ impl Bus for Memory {
         self.node.link.subscribe()
     }
 
+    fn log(&self) -> Option<LogHandle> {
+        (!self.logs.is_empty()).then(|| Arc::new(self.clone()) as LogHandle)
+    }
+
+    fn store(&self) -> Option<StoreHandle> {
+        (!self.logs.is_empty()).then(|| Arc::new(self.clone()) as StoreHandle)
+    }
+
     fn stats(&self) -> Stats {
         let table = self.node.interests.lock();
         Stats {
@@ -241,11 +277,12 @@ impl Bus for Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for Owner {
     fn drop(&mut self) {
-        self.server.0.nodes.lock().retain(|node| !Arc::ptr_eq(node, &self.node));
-        self.node.queue.lock().closed = true;
-        self.node.bell.notify_one();
+        let Self(server, node) = self;
+        server.0.nodes.lock().retain(|other| !Arc::ptr_eq(other, node));
+        node.queue.lock().closed = true;
+        node.bell.notify_one();
     }
 }
 

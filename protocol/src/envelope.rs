@@ -14,7 +14,7 @@ use crate::{Epoch, Message, MessageId, Meta, Position, Tags};
 /// What an enveloped payload begins with on Redis.
 pub const MARK: u8 = 0;
 /// Metadata of a message of which nothing is known.
-static NOTHING: Meta = Meta { position: None, time: None, tags: Tags::new() };
+static NOTHING: Meta = Meta { position: None, time: None, tags: Tags::new(), cursor: None };
 /// What stands around the id in an envelope that holds nothing else.
 const BEFORE_ID: &[u8] = br#"{"id":""#;
 const AFTER_ID: &[u8] = br#""}"#;
@@ -169,6 +169,7 @@ mod tests {
             position,
             time,
             tags,
+            cursor: None,
         })
     }
 

@@ -42,3 +42,7 @@ pub const TAG_BYTES: usize = 1024;
 /// How long a client may take over one message that it sends, from its first byte to its last: 64 KiB over a mobile network
 /// at its worst.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a cursor as text: some hundred partitions, and what proxies let pass in a header.
+pub const CURSOR_BYTES: usize = 3 * 1024;
+/// How long a logged namespace remembers a message's id, so that a repeat of it is dropped: JetStream's default.
+pub const REPEAT_WINDOW: Duration = Duration::from_secs(120);

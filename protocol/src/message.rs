@@ -42,16 +42,21 @@ pub struct Meta {
     /// Free words.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
+    /// The [cursor](crate::Cursor) that names this message's place alone, as text for clients. Made by the node that hears
+    /// the message, and never on the bus.
+    #[serde(skip)]
+    pub cursor: Option<Arc<str>>,
 }
 
 /// A place in a channel's log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Counts from 1 within an epoch.
+    /// Grows within the channel's partition, not by ones: on Redis it is a time in microseconds. Below 2^53.
     pub offset: u64,
-    /// Names one life of the log: another epoch means that the offsets began anew.
+    /// Names one life of the partition, and thereby the partition: each has an epoch of its own.
     pub epoch: Epoch,
-    /// The offset of the message before this one; a node that has not seen it knows of a hole.
+    /// The offset of the message before this one in the same channel, 0 for the first; a node that has not seen that one knows
+    /// of a hole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<u64>,
 }

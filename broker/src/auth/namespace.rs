@@ -1,9 +1,13 @@
 //! Namespaces: which rule holds for a channel, and for everything that a pattern can match.
 
-use std::fmt;
+use std::{
+    fmt,
+    num::{NonZeroU16, NonZeroU32},
+    time::Duration,
+};
 
 use clarion_hub::SlowPolicy;
-use clarion_protocol::{Channel, Depth, Interest, channel::USERS};
+use clarion_protocol::{Channel, Depth, Interest, LogPolicy, Logs, channel::USERS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -69,9 +73,59 @@ pub struct Namespace {
     /// What happens to a client that reads too slowly.
     #[serde(default)]
     pub slow: SlowPolicy,
+    /// How much of each channel the bus keeps, so that clients get what they missed: `{}` for the usual 300 messages of the last
+    /// 24 hours. Left out: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Log>,
+    /// Only below `users`: what a user has not read comes again whenever they connect to `/me`. Has a log also where none is named.
+    #[serde(default)]
+    pub inbox: bool,
+}
+
+/// How much of each of a namespace's channels the bus keeps.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// Messages of each channel: what a busy channel brings while a client is away.
+    pub size: NonZeroU32,
+    /// How old they may become: as long as a client may be away.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Duration")]
+    pub age: Duration,
+    /// Into how many parts the namespace is divided, each with a counter of its own and, on a Redis Cluster, a server of its
+    /// own. More make a subscription to a pattern dearer.
+    pub partitions: NonZeroU16,
+}
+
+impl Log {
+    /// What a read brings at most, and a list in Redis serves well.
+    pub const MAX_SIZE: u32 = 10_000;
+    /// A cursor has a place for each.
+    pub const MAX_PARTITIONS: u16 = 64;
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            size: NonZeroU32::new(300).expect("it is not zero"),
+            age: Duration::from_secs(24 * 60 * 60),
+            partitions: NonZeroU16::MIN,
+        }
+    }
 }
 
 impl Namespace {
+    /// Which channels are logged, and how much of them is kept.
+    #[must_use]
+    pub fn logs(namespaces: &[Self]) -> Logs {
+        Logs::new(namespaces.iter().map(|namespace| (namespace.prefix.0.clone(), namespace.log_policy())))
+    }
+
+    fn log_policy(&self) -> Option<LogPolicy> {
+        let log = self.log.or_else(|| self.inbox.then(Log::default))?;
+        Some(LogPolicy { size: log.size.get(), age: log.age, partitions: log.partitions.get() })
+    }
+
     /// Whether it lies among the users' own channels, whose subscribers are fixed.
     #[must_use]
     pub fn is_of_users(&self) -> bool {
@@ -130,6 +184,7 @@ pub(super) struct Rule {
     pub(super) publish: Publish,
     pub(super) patterns: Option<Patterns>,
     pub(super) slow: SlowPolicy,
+    pub(super) inbox: bool,
 }
 
 /// All namespaces, and the rule of channels that are in none.
@@ -145,12 +200,13 @@ impl Rules {
     /// started to say who may what, so from then on everything unsaid is closed to strangers.
     pub(super) fn new(namespaces: Vec<Namespace>) -> Self {
         let subscribe = if namespaces.is_empty() { Subscribe::Anyone } else { Subscribe::SignedIn };
-        let unmatched = Rule { subscribe, publish: Publish::Backend, patterns: None, slow: SlowPolicy::default() };
+        let unmatched =
+            Rule { subscribe, publish: Publish::Backend, patterns: None, slow: SlowPolicy::default(), inbox: false };
         let mut namespaces: Vec<(Prefix, Rule)> = namespaces
             .into_iter()
             .map(|namespace| {
-                let Namespace { prefix, subscribe, publish, patterns, slow } = namespace;
-                (prefix, Rule { subscribe, publish, patterns, slow })
+                let Namespace { prefix, subscribe, publish, patterns, slow, log: _, inbox } = namespace;
+                (prefix, Rule { subscribe, publish, patterns, slow, inbox })
             })
             .collect();
         namespaces.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.as_str().len()));

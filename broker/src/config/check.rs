@@ -1,11 +1,11 @@
 //! Settings that are each fine and do not go together, and those that work and are worth a word.
 
-use std::{fmt::Display, net::SocketAddr};
+use std::{fmt::Display, net::SocketAddr, time::Duration};
 
 use tracing_subscriber::EnvFilter;
 
 use super::{Config, Pin, Problem};
-use crate::auth::{Namespace, Patterns, Publish, Secret, Subscribe};
+use crate::auth::{Log, Namespace, Patterns, Publish, Secret, Subscribe};
 
 /// Collects what is found.
 pub(super) struct Judge<'a> {
@@ -149,6 +149,28 @@ fn namespaces(config: &Config, judge: &mut Judge<'_>) {
         if no_tokens {
             needs_tokens(namespace, &key, judge);
         }
+        keeps(namespace, &key, judge);
+    }
+}
+
+/// What is wrong with a namespace's log or inbox.
+fn keeps(namespace: &Namespace, key: &impl Fn(&str) -> String, judge: &mut Judge<'_>) {
+    if namespace.inbox && !namespace.is_of_users() {
+        let expected = "false: only what is below `users` has one user who reads it";
+        judge.found(&key("inbox"), true, expected, "give the namespace a `log` instead, or use the prefix `users`");
+    }
+    let Some(log) = namespace.log else { return };
+    if log.size.get() > Log::MAX_SIZE {
+        let expected = format!("at most {} messages of each channel", Log::MAX_SIZE);
+        judge.found(&key("log.size"), log.size, &expected, "a client that missed more is told that it did");
+    }
+    if log.age < Duration::from_secs(1) {
+        let age = humantime::format_duration(log.age);
+        judge.found(&key("log.age"), age, "at least 1s", "say how long a client may be away, such as 1h");
+    }
+    if log.partitions.get() > Log::MAX_PARTITIONS {
+        let expected = format!("at most {}", Log::MAX_PARTITIONS);
+        judge.found(&key("log.partitions"), log.partitions, &expected, "a cursor has a place for each of them");
     }
 }
 
