@@ -52,7 +52,7 @@ pub use self::{
     connection::ConnectionId,
     framing::Framing,
     outbox::SlowPolicy,
-    seat::{Fed, InterestLease, Page, Reached, Release, SeatId, Subscription},
+    seat::{Fed, InterestLease, Notice, Page, Reached, Release, SeatId, Subscription},
     ticket::{Arrival, ConnectionKey, Open, Opened, Place, Ticket},
     voice::{Answer, Attention, Voice},
 };
@@ -200,6 +200,11 @@ impl Hub {
         self.inbox(key).command(Command::Feed(key.key, seat, page, reply));
         fed.await.unwrap_or(Fed::Gone)
     }
+
+    /// STUB
+    pub fn notify_interest(&self, _: clarion_protocol::InterestId, _: Notice) {}
+    /// STUB
+    pub fn release_bookmark(&self, _: ConnectionKey, _: Vec<Reached>) {}
 
     /// Hands on what the bus delivered, leaving the batch empty. Waits only while a shard's queue is full, which is counted.
     ///

@@ -46,6 +46,13 @@ impl InterestLease {
         self.id
     }
 
+    /// The same reference, taken back by somebody else.
+    #[must_use = "dropping it gives the interest back"]
+    pub fn returned_to(mut self, release: Arc<dyn Release>) -> Self {
+        self.release = Some(release);
+        self
+    }
+
     /// Takes the reference over. The hub keeps ids only, and gives them back itself: a lease for each seat would cost a
     /// million sockets 16 MB.
     pub(crate) fn into_id(mut self) -> InterestId {
@@ -84,6 +91,19 @@ pub struct Page {
     pub up_to: Vec<Reached>,
     /// Whether the log had no more.
     pub last: bool,
+    /// STUB
+    pub notices: Vec<Notice>,
+}
+
+/// STUB
+#[derive(Debug, Clone)]
+pub struct Notice {
+    /// STUB
+    pub name: &'static str,
+    /// STUB
+    pub data: bytes::Bytes,
+    /// STUB
+    pub cursor: Option<Arc<str>>,
 }
 
 /// A place in one partition. An epoch names its partition: each has its own.
