@@ -7,11 +7,12 @@ mod deliverer;
 #[cfg(test)]
 pub(crate) mod fake_bus;
 mod metrics;
+pub mod recovery;
 mod returns;
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_bus::{BusHandle, Link, PublishError, Receipt, SubscribeError, Topic};
+use clarion_bus::{BusHandle, Link, LogError, PublishError, Receipt, SubscribeError, Topic};
 use clarion_hub::InterestLease;
 use clarion_protocol::{Address, Interest, Publication, limits};
 use futures_util::future;
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 pub use deliverer::{Deliverer, Internal, Internals};
 pub use metrics::{Metrics, Via};
+pub use recovery::Recovery;
 pub use returns::Returns;
 
 /// The `[ingress]` table.
@@ -58,6 +60,10 @@ pub struct Ingress {
     metrics: Metrics,
     /// Where interests go back to that are not needed.
     returns: Arc<Returns>,
+    /// The same for what is not followed yet.
+    bus_only: Arc<Returns>,
+    /// Follows logged interests, where something is logged.
+    recovery: Option<Arc<Recovery>>,
     /// Publications on their way. Closing waits for them.
     publishing: TaskTracker,
 }
@@ -70,13 +76,27 @@ impl Ingress {
     pub fn new(
         bus: BusHandle,
         config: Config,
+        recovery: Option<Arc<Recovery>>,
         metrics: &Metrics,
         registry: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
         metrics::show_bus(&bus, registry)?;
         let returns = Arc::<Returns>::default();
         returns.wire(&bus);
-        Ok(Arc::new(Self { bus, config, metrics: metrics.clone(), returns, publishing: TaskTracker::new() }))
+        if let Some(recovery) = &recovery {
+            recovery.wire(&bus);
+            returns.wire_recovery(recovery);
+        }
+        let bus_only = Arc::<Returns>::default();
+        bus_only.wire(&bus);
+        let (metrics, publishing) = (metrics.clone(), TaskTracker::new());
+        Ok(Arc::new(Self { bus, config, metrics, returns, bus_only, recovery, publishing }))
+    }
+
+    /// The logs, where something is logged.
+    #[must_use]
+    pub fn recovery(&self) -> Option<&Arc<Recovery>> {
+        self.recovery.as_ref()
     }
 
     /// Asks the bus for interests and returns when all of them stand, or gives back those that do and says why not.
@@ -198,7 +218,11 @@ impl Ingress {
 
     async fn hold(&self, interest: &Interest) -> Result<InterestLease, AcquireError> {
         let id = self.bus.subscribe(&Topic::Channels(interest.clone())).await?;
-        Ok(InterestLease::new(id, self.returns.clone()))
+        let Some(recovery) = &self.recovery else { return Ok(InterestLease::new(id, self.returns.clone())) };
+        // Until it is followed, the reference goes back to the bus alone.
+        let unfollowed = InterestLease::new(id, self.bus_only.clone());
+        recovery.follow(id, interest).await?;
+        Ok(unfollowed.returned_to(self.returns.clone()))
     }
 }
 
@@ -231,6 +255,15 @@ pub enum AcquireError {
     /// Not now: the bus is not connected or did not answer in time.
     #[error("the bus is not available")]
     Unavailable,
+}
+
+impl From<LogError> for AcquireError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Refused(reason) => Self::Refused(reason),
+            LogError::NotNow(reason) => Self::NotNow(reason),
+        }
+    }
 }
 
 impl From<SubscribeError> for AcquireError {

@@ -37,7 +37,7 @@ use crate::{
     auth::{Auth, Namespace},
     config::Config,
     drain,
-    ingress::{self, Deliverer, Ingress, Returns},
+    ingress::{self, Deliverer, Ingress, Recovery, Returns, recovery},
     members::{self, Me, Members},
     node::{AcceptMetrics, ConnectionIds, Metrics, Node, Relays, Settings},
     probe::{self, Ready},
@@ -130,12 +130,16 @@ impl Parts {
         let returns = Arc::<Returns>::default();
         let hub = Hub::start(&held(config), returns.clone(), &registry).context("the shards cannot be started")?;
         let counters = ingress::Metrics::new(&registry)?;
-        let (deliverer, internals) = Deliverer::new(hub.clone(), &counters);
         let logs = Namespace::logs(&config.namespaces);
+        let recovery = Recovery::new(logs.clone(), hub.clone(), recovery::Metrics::new(&registry)?);
+        if let Some(recovery) = &recovery {
+            returns.wire_recovery(recovery);
+        }
+        let (deliverer, internals) = Deliverer::new(hub.clone(), recovery.clone(), &counters);
         let on_the_shard = BusConfig { links: hub.host(), logs, ..config.bus.clone() };
         let bus = connect(&on_the_shard, Arc::new(deliverer))?;
         returns.wire(&bus);
-        let ingress = Ingress::new(bus.clone(), config.ingress.clone(), &counters, &registry)?;
+        let ingress = Ingress::new(bus.clone(), config.ingress.clone(), recovery, &counters, &registry)?;
         let (name, advertise, public_url) = (
             config.node.clone(),
             // Nodes relay by plain HTTP, which a listener that speaks TLS does not understand.

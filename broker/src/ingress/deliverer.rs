@@ -1,5 +1,7 @@
 //! What the bus delivers: channels' messages go on to the hub, the broker's own to whoever counts the members.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use clarion_bus::{Delivery, InterestId, Sink};
@@ -7,7 +9,7 @@ use clarion_hub::Hub;
 use clarion_protocol::{Address, InternalName};
 use tokio::sync::mpsc;
 
-use super::Metrics;
+use super::{Metrics, Recovery};
 
 /// How many internal messages may wait: ten heartbeats of a hundred nodes. What comes on top is dropped, since a heartbeat
 /// comes again and a question that is not answered says so, while waiting here would hold up everybody's messages.
@@ -29,15 +31,17 @@ pub type Internals = mpsc::Receiver<Internal>;
 pub struct Deliverer {
     hub: Hub,
     internals: mpsc::Sender<Internal>,
+    /// Where something is logged.
+    recovery: Option<Arc<Recovery>>,
     metrics: Metrics,
 }
 
 impl Deliverer {
     /// A sink for this hub, and where the internal messages come out.
     #[must_use]
-    pub fn new(hub: Hub, metrics: &Metrics) -> (Self, Internals) {
+    pub fn new(hub: Hub, recovery: Option<Arc<Recovery>>, metrics: &Metrics) -> (Self, Internals) {
         let (internals, receiver) = mpsc::channel(INTERNAL_QUEUE);
-        (Self { hub, internals, metrics: metrics.clone() }, receiver)
+        (Self { hub, internals, recovery, metrics: metrics.clone() }, receiver)
     }
 
     /// Takes the internal messages out of a batch; the others stay in their order.
@@ -63,6 +67,9 @@ impl Sink for Deliverer {
         if batch.iter().any(|delivery| matches!(delivery.address, Address::Internal(_))) {
             self.divert(batch);
         }
+        if let Some(recovery) = &self.recovery {
+            recovery.sift(batch);
+        }
         if !batch.is_empty() {
             let bytes: usize = batch.iter().map(|delivery| delivery.message.payload.len()).sum();
             self.metrics.messages.inc_by(batch.len() as u64);
@@ -73,6 +80,9 @@ impl Sink for Deliverer {
 
     fn gap(&self, interests: &[InterestId]) {
         self.metrics.gaps.inc();
+        if let Some(recovery) = &self.recovery {
+            recovery.interrupted(interests);
+        }
         let interests = interests.len();
         tracing::info!(interests, "the bus was interrupted; messages published meanwhile may be missing");
     }
@@ -87,7 +97,7 @@ fn note(delivery: &Delivery) {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use clarion_hub::{
         Config, ConnectionId, Framing, InterestLease, Open, Place, SlowPolicy, Subscription, voice::Mute,
@@ -121,7 +131,7 @@ mod tests {
     fn deliverer() -> (Deliverer, Internals, Hub, Metrics) {
         let (registry, metrics) = (Registry::new(), Metrics::new(&Registry::new()).unwrap());
         let hub = Hub::start(&Config::default(), Arc::<Returns>::default(), &registry).unwrap();
-        let (deliverer, internals) = Deliverer::new(hub.clone(), &metrics);
+        let (deliverer, internals) = Deliverer::new(hub.clone(), None, &metrics);
         (deliverer, internals, hub, metrics)
     }
 

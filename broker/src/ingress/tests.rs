@@ -18,7 +18,7 @@ fn fixture() -> Fixture {
     let (bus, registry) = (Arc::new(FakeBus::new()), Registry::new());
     let metrics = Metrics::new(&registry).unwrap();
     let config = Config { max_payload: 100, ..Config::default() };
-    let ingress = Ingress::new(bus.clone(), config, &metrics, &registry).unwrap();
+    let ingress = Ingress::new(bus.clone(), config, None, &metrics, &registry).unwrap();
     Fixture { bus, ingress, registry }
 }
 

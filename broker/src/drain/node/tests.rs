@@ -41,10 +41,10 @@ fn node(server: &Server) -> (Node, BusHandle) {
     let returns = Arc::<Returns>::default();
     let hub = Hub::start(&hub::Config::default(), returns.clone(), &registry).unwrap();
     let metrics = ingress::Metrics::new(&registry).unwrap();
-    let (deliverer, internals) = Deliverer::new(hub.clone(), &metrics);
+    let (deliverer, internals) = Deliverer::new(hub.clone(), None, &metrics);
     let bus: BusHandle = Arc::new(server.attach(&BusConfig::default(), Arc::new(deliverer)));
     returns.wire(&bus);
-    let ingress = Ingress::new(bus.clone(), ingress::Config::default(), &metrics, &registry).unwrap();
+    let ingress = Ingress::new(bus.clone(), ingress::Config::default(), None, &metrics, &registry).unwrap();
     let me = Me { node: NodeName::parse("a").unwrap(), advertise: None, public_url: None, key: None };
     let metrics = members::Metrics::new(&registry).unwrap();
     let members =

@@ -1,0 +1,134 @@
+//! Reading a log as it is now, without a subscription.
+
+use std::sync::Arc;
+
+use clarion_bus::{
+    LogError,
+    log::{From, Read, Top},
+};
+use clarion_protocol::{Channel, Cursor, Interest, Message, Partition};
+
+use super::{
+    Recovery,
+    heal::{READ_BYTES, READ_MESSAGES},
+    place, position, stamp,
+};
+
+/// What is wanted of a log.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// As many of the newest messages, by time over all channels.
+    Last(usize),
+    /// What came after a cursor, at most so many.
+    Since(Cursor, usize),
+}
+
+/// A part of a log, over all partitions that an interest touches.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// Oldest first in each partition; over several of them by time.
+    pub messages: Vec<(Channel, Message)>,
+    /// Where to go on.
+    pub cursor: Cursor,
+    /// Why messages are missing between the cursor and the first of these, if some are.
+    pub gap: Option<&'static str>,
+    /// Whether there is more behind these.
+    pub more: bool,
+}
+
+impl Recovery {
+    /// Reads what an interest matches.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn history(self: &Arc<Self>, interest: &Interest, wanted: &Wanted) -> Result<History, LogError> {
+        let key = self.key().await?;
+        let partitions = self.logs.touched(interest);
+        let tops = self.tops.ask(self, &partitions).await?;
+        let mut history = History { messages: Vec::new(), cursor: Cursor::default(), gap: None, more: false };
+        let mut places = Vec::with_capacity(tops.len());
+        for (partition, top) in partitions.iter().zip(&tops) {
+            let (from, limit) = match wanted {
+                Wanted::Last(count) => (From::Newest(*count), *count),
+                Wanted::Since(cursor, count) => (From::After(history.begin(cursor, top)), *count),
+            };
+            let reached = self.part(interest, partition, top, from, limit, &mut history).await?;
+            places.push(place(&top.epoch, reached));
+        }
+        if matches!(wanted, Wanted::Since(cursor, _) if cursor.places().len() > partitions.len()) {
+            history.gap = Some("log_lost");
+        }
+        let time = |message: &Message| message.meta.as_ref().and_then(|meta| meta.time);
+        if partitions.len() > 1 {
+            // Stable, so each partition keeps its order where times are equal.
+            history.messages.sort_by_key(|(_, message)| time(message));
+        }
+        if let Wanted::Last(count) = wanted {
+            let surplus = history.messages.len().saturating_sub(*count);
+            history.messages.drain(..surplus);
+        }
+        for (_, message) in &mut history.messages {
+            stamp(message, Some(&key));
+        }
+        history.cursor = Cursor::new(places);
+        Ok(history)
+    }
+
+    /// Reads of one partition; returns how far.
+    async fn part(
+        &self,
+        interest: &Interest,
+        partition: &Partition,
+        top: &Top,
+        mut from: From,
+        limit: usize,
+        history: &mut History,
+    ) -> Result<u64, LogError> {
+        let before = history.messages.len();
+        loop {
+            let left = limit.saturating_sub(history.messages.len() - before);
+            let read = Read {
+                partition: partition.clone(),
+                within: interest.clone(),
+                from,
+                up_to: Some(top.offset),
+                messages: left.clamp(1, READ_MESSAGES),
+                bytes: READ_BYTES,
+            };
+            if left == 0 {
+                history.more = true;
+                let last = history.messages.last().and_then(|(_, message)| position(message));
+                return Ok(last.map_or(top.offset, |at| at.offset));
+            }
+            self.metrics.reads.inc();
+            let chunk = self.log()?.read(&read).await?;
+            if chunk.lost {
+                history.gap = Some("too_old");
+            }
+            history.messages.extend(chunk.messages);
+            match from {
+                From::Newest(_) => return Ok(top.offset),
+                From::After(_) if chunk.end => return Ok(top.offset.max(chunk.reached)),
+                From::After(_) => from = From::After(chunk.reached),
+            }
+        }
+    }
+}
+
+impl History {
+    /// Where a cursor begins in a partition, and whether it can.
+    fn begin(&mut self, cursor: &Cursor, top: &Top) -> u64 {
+        let (after, gap) = begin(cursor, top);
+        self.gap = self.gap.or(gap);
+        after
+    }
+}
+
+/// Where a cursor begins in a partition that goes that far. One that names another life of it, or a place that was never
+/// reached, begins at the log's own beginning, and its client is told.
+pub(super) fn begin(cursor: &Cursor, top: &Top) -> (u64, Option<&'static str>) {
+    match cursor.offset(&top.epoch) {
+        Some(offset) if offset <= top.offset => (offset, None),
+        Some(_) | None => (0, Some("log_lost")),
+    }
+}
