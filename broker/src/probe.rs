@@ -4,7 +4,7 @@
 
 mod ready;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clarion_bus::{BusHandle, Link, ProbeError};
 use clarion_protocol::limits;
@@ -13,6 +13,8 @@ use tokio::{
     sync::watch,
     time::{self, Instant},
 };
+
+use crate::ingress::Recovery;
 
 pub(crate) use ready::LEAVING;
 pub use ready::{Ready, Reasons};
@@ -90,12 +92,16 @@ impl Metrics {
 /// Probes the bus for ever, and keeps its reason in `ready`.
 ///
 /// Cancel safe: dropping the future ends it and leaves readiness as it was.
-pub async fn run(bus: BusHandle, config: Config, ready: Ready, metrics: Metrics) {
+pub async fn run(bus: BusHandle, config: Config, ready: Ready, recovery: Option<Arc<Recovery>>, metrics: Metrics) {
     let mut link = bus.link();
     let mut rebuilds = Rebuilds::default();
     loop {
         let messages = bus.stats().messages;
+        let heard = recovery.as_ref().map(|recovery| recovery.heard());
         let result = bus.probe(config.timeout).await;
+        if let (Ok(_), Some(recovery), Some(heard)) = (result, &recovery, heard) {
+            recovery.assure(heard);
+        }
         judge(result, &bus, &ready, &metrics);
         if rebuilds.are_due(result, bus.stats().messages > messages) {
             tracing::warn!("a probe over the bus is late; its subscriptions are made anew");

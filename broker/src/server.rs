@@ -231,7 +231,11 @@ fn spawn(background: &mut Background, name: &'static str, task: impl Future<Outp
 async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdown: Shutdown) -> anyhow::Result<()> {
     let Parts { node, bus, ready, registry, tls, sockets, probe, drain } = parts;
     let mut background = JoinSet::new();
-    spawn(&mut background, "the probe", probe::run(bus, config.probe.clone(), ready.clone(), probe));
+    let recovery = node.ingress.recovery().cloned();
+    spawn(&mut background, "the probe", probe::run(bus, config.probe.clone(), ready.clone(), recovery.clone(), probe));
+    if let Some(recovery) = recovery {
+        spawn(&mut background, "comparing with the log", recovery.sweep());
+    }
     if let Some(missing) = node.auth.keys_missing() {
         spawn(&mut background, "the issuer's keys", watch_keys(node.auth.clone(), missing, ready.clone()));
     }

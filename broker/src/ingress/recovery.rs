@@ -10,8 +10,7 @@ mod heal;
 mod history;
 mod metrics;
 mod recent;
-#[cfg(test)]
-mod tests;
+mod sweep;
 mod tops;
 
 use std::{
@@ -70,6 +69,9 @@ struct Part {
     epoch: Epoch,
     /// All that the node's interests got up to here has gone on to the hub.
     heard: u64,
+    /// The same as of the last probe that came back. What lies between the two may have holes that nothing has told of yet: when
+    /// a link comes back, channels hear again one after the other.
+    sure: u64,
     parked: Option<Parked>,
     /// How many interests touch it.
     followers: usize,
@@ -244,7 +246,7 @@ impl Recovery {
     fn begin_anew(self: &Arc<Self>, state: &mut State, partition: &Partition, epoch: Epoch) {
         tracing::warn!(%partition, %epoch, "the log was lost and begins anew; its subscribers are told of a gap");
         if let Some(part) = state.partitions.get_mut(partition) {
-            (part.epoch, part.heard) = (epoch, 0);
+            (part.epoch, part.heard, part.sure) = (epoch, 0, 0);
         }
         let mut told = Vec::new();
         for (id, followed) in &mut state.interests {

@@ -31,7 +31,7 @@ fn start(bus: BusHandle) -> Probed {
     let (ready, registry) = (Ready::new(), Registry::new());
     let metrics = Metrics::new(&registry).unwrap();
     let mut task = tokio::task::JoinSet::new();
-    task.spawn(run(bus, Config::default(), ready.clone(), metrics));
+    task.spawn(run(bus, Config::default(), ready.clone(), None, metrics));
     Probed { ready, registry, _task: task }
 }
 

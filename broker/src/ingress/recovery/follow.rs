@@ -159,7 +159,7 @@ impl Recovery {
         if state.partitions.get(partition).is_some_and(|part| part.epoch != top.epoch) {
             self.begin_anew(state, partition, top.epoch.clone());
         }
-        let new = || Part { epoch: top.epoch.clone(), heard: top.offset, parked: None, followers: 0 };
+        let new = || Part { epoch: top.epoch.clone(), heard: top.offset, sure: top.offset, parked: None, followers: 0 };
         state.partitions.entry(partition.clone()).or_insert_with(new).followers += 1;
     }
 

@@ -105,10 +105,10 @@ impl Recovery {
                 outcome
             }
             Work::All => {
-                let (heard, interests) = self.state.lock().to_heal(partition);
+                let (sure, interests) = self.state.lock().to_heal(partition);
                 let (mut outcome, mut found) = (Ok(()), Found::default());
                 for (within, mark) in interests {
-                    let filled = self.fill(partition, &within, mark.max(heard), None, budget, &mut found).await;
+                    let filled = self.fill(partition, &within, mark.max(sure), None, budget, &mut found).await;
                     outcome = outcome.and(filled);
                 }
                 // In the partition's order over all interests: a cursor may stand for several of them.
@@ -305,17 +305,17 @@ pub(super) fn gap(reason: &'static str) -> Notice {
 impl State {
     /// Where healing begins, and what it reads.
     fn to_heal(&self, partition: &Partition) -> (u64, Vec<(Interest, u64)>) {
-        let heard = self.partitions.get(partition).map_or(0, |part| part.heard);
+        let sure = self.partitions.get(partition).map_or(0, |part| part.sure);
         let mut interests: Vec<_> = self
             .interests
             .values()
             .filter_map(|followed| Some((followed.interest.clone(), followed.reach(partition)?.mark)))
             .collect();
         if interests.len() > SINGLE_READS {
-            // Marks beyond what the partition has heard are of interests that came later, to which nothing older goes.
+            // Interests with marks beyond it are given nothing older.
             interests = vec![(Interest::new(&partition.namespace, Depth::Subtree), 0)];
         }
-        (heard, interests)
+        (sure, interests)
     }
 
     fn parked_mut(&mut self, partition: &Partition) -> Option<&mut Parked> {
