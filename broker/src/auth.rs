@@ -213,6 +213,12 @@ impl Auth {
         judged.map_err(|error| self.refuse(error))
     }
 
+    /// Whether what a user has not read on their channel comes again.
+    #[must_use]
+    pub fn has_inbox(&self, channel: &Channel) -> bool {
+        channel.user().is_some() && self.rules.of(channel.as_str()).inbox
+    }
+
     /// Whether somebody who may hear what an interest matches may ask for it by a pattern.
     fn judge_pattern(&self, who: &Identity, backend: bool, interest: &Interest) -> Result<(), AuthError> {
         if interest.depth() == Depth::Exact {

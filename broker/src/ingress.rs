@@ -12,7 +12,7 @@ mod returns;
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_bus::{BusHandle, Link, LogError, PublishError, Receipt, SubscribeError, Topic};
+use clarion_bus::{BusHandle, Link, LogError, PublishError, Receipt, StoreHandle, SubscribeError, Topic};
 use clarion_hub::InterestLease;
 use clarion_protocol::{Address, Interest, Publication, limits};
 use futures_util::future;
@@ -97,6 +97,12 @@ impl Ingress {
     #[must_use]
     pub fn recovery(&self) -> Option<&Arc<Recovery>> {
         self.recovery.as_ref()
+    }
+
+    /// The records beside the logs, where something is logged.
+    #[must_use]
+    pub fn store(&self) -> Option<StoreHandle> {
+        self.bus.store()
     }
 
     /// Asks the bus for interests and returns when all of them stand, or gives back those that do and says why not.

@@ -6,6 +6,7 @@ pub mod server;
 
 pub mod doors;
 pub mod rpc;
+pub mod inbox;
 pub mod api;
 pub mod relay;
 pub mod docs;

@@ -16,13 +16,14 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clarion_bus::{Answers, BusHandle, PublishError, Reply};
-use clarion_hub::Hub;
+use clarion_hub::{Hub, Notice};
 use clarion_protocol::{
     CloseCode, InternalName, NodeName, Uid,
-    control::{Answer, Control},
+    control::{self, Answer, Control},
     limits,
 };
 use clarion_ring::MAX_WEIGHT;
+use serde_json::Value;
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -118,6 +119,8 @@ pub trait Here: Send + Sync + 'static {
     fn connections_of(&self, user: &str) -> usize;
     /// Closes those of a user.
     fn close_user(&self, user: &str);
+    /// Tells those of a user what was read of the inbox.
+    fn tell_read(&self, user: &str, read: &Value);
 }
 
 impl Here for Hub {
@@ -131,6 +134,10 @@ impl Here for Hub {
 
     fn close_user(&self, user: &str) {
         Hub::close_user(self, user, CloseCode::Disconnected);
+    }
+
+    fn tell_read(&self, user: &str, read: &Value) {
+        self.notify_user(user, &Notice { name: "read", data: read.to_string().into(), cursor: None });
     }
 }
 
@@ -255,6 +262,18 @@ impl Members {
         let (shared, user) = (self.shared.clone(), user.clone());
         let telling = tokio::spawn(async move { shared.disconnect(&user).await });
         telling.await.unwrap_or_else(|_| Err(PublishError::Unknown("telling the others was interrupted".to_owned())))
+    }
+
+    /// Tells all connections of a user what was read of the inbox, here and on the other nodes. Whoever does not hear of it
+    /// now learns it from the mark when they come back, so nobody waits for answers. Cancel safe.
+    pub async fn tell_read(&self, user: &Uid, read: Value) {
+        let shared = &self.shared;
+        shared.here.tell_read(user.as_str(), &read);
+        let (user, instance) = (user.as_str().to_owned(), shared.instance.clone());
+        let question = Control::Read { user, instance, read };
+        if let Err(error) = shared.ask(&control::subject(control::CONTROL), &question, &BTreeSet::new()).await {
+            tracing::debug!(%error, "the other nodes were not told what was read");
+        }
     }
 
     /// Leaves the ring: says goodbye and no heartbeat after it. Questions are still answered. Returns when the bus has

@@ -9,13 +9,14 @@ use std::{
 };
 
 /// The modules, from the top down. A new one gets its place here, in `ARCHITECTURE.md` and in `lib.rs`.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
     "main",
     "greeting",
     "logging",
     "server",
     "doors",
     "rpc",
+    "inbox",
     "api",
     "relay",
     "docs",

@@ -204,6 +204,8 @@ impl Hub {
     /// STUB
     pub fn notify_interest(&self, _: clarion_protocol::InterestId, _: Notice) {}
     /// STUB
+    pub fn notify_user(&self, _: &str, _: &Notice) {}
+    /// STUB
     pub fn release_bookmark(&self, _: ConnectionKey, _: Vec<Reached>) {}
 
     /// Hands on what the bus delivered, leaving the batch empty. Waits only while a shard's queue is full, which is counted.

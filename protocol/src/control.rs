@@ -83,13 +83,22 @@ pub enum Control {
         /// The instance that asks; it knows its own.
         instance: String,
     },
+    /// Tell a user's connections what was read of the inbox. Nobody waits for an answer.
+    Read {
+        /// Whose.
+        user: String,
+        /// The instance that asks; it has done so itself.
+        instance: String,
+        /// What they are told: an object.
+        read: serde_json::Value,
+    },
 }
 
 /// An answer to the node that asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Answer {
-    /// To [`Control::Disconnect`]: they are closed.
+    /// To [`Control::Disconnect`]: they are closed. To [`Control::Read`]: they are told.
     Done,
     /// To [`Control::Disconnected`].
     Disconnected {

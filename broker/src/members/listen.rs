@@ -133,9 +133,11 @@ impl Ears {
     fn asked(&self, subject: &InternalName, question: Question) {
         let shared = &self.shared;
         let answer = match self.read(subject, &question.payload) {
-            Some(Control::Disconnect { instance, .. } | Control::Online { instance, .. })
-                if instance == shared.instance =>
-            {
+            Some(
+                Control::Disconnect { instance, .. }
+                | Control::Online { instance, .. }
+                | Control::Read { instance, .. },
+            ) if instance == shared.instance => {
                 return;
             }
             Some(Control::Disconnect { user, instance, number }) => {
@@ -145,6 +147,10 @@ impl Ears {
             Some(Control::Disconnected { after }) => shared.disconnected_after(after),
             Some(Control::Online { users, .. }) => {
                 Answer::Online { connections: shared.connections_of(users.iter().map(String::as_str)) }
+            }
+            Some(Control::Read { user, read, .. }) => {
+                shared.here.tell_read(&user, &read);
+                Answer::Done
             }
             None => return,
         };

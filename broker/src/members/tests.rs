@@ -53,6 +53,8 @@ impl Here for Connections {
         self.users.lock().get(user).copied().unwrap_or_default()
     }
 
+    fn tell_read(&self, _: &str, _: &serde_json::Value) {}
+
     fn close_user(&self, user: &str) {
         self.users.lock().remove(user);
         self.closed.fetch_add(1, SeqCst);

@@ -10,6 +10,7 @@ use axum::{
 use crate::{
     api, docs,
     doors::{self, cors, page},
+    inbox,
     node::Node,
     relay, rpc,
 };
@@ -21,6 +22,8 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/", get(page::index).fallback(doors::method_not_allowed))
         .route("/assets/{file}", get(page::asset).fallback(doors::method_not_allowed))
         .route("/me", get(doors::me).fallback(doors::method_not_allowed))
+        .route("/me/read", post(inbox::read).fallback(doors::method_not_allowed))
+        .route("/me/unread", get(inbox::unread).fallback(doors::method_not_allowed))
         .route("/events", get(doors::events).fallback(doors::method_not_allowed))
         .route("/api/batch", post(api::batch).fallback(doors::method_not_allowed))
         .route("/rpc", post(rpc::rpc).fallback(doors::method_not_allowed))

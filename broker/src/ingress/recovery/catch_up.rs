@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use clarion_bus::{
     InterestId, LogError,
-    log::{From, Read, Top},
+    log::{From, Marks, Read, Top},
 };
 use clarion_hub::{ConnectionKey, Fed, Notice, Page, Reached, SeatId};
 use clarion_protocol::{Channel, Cursor, Epoch, Interest, Message, Partition};
@@ -14,7 +14,7 @@ use super::{
     Recovery,
     heal::{READ_BYTES, READ_MESSAGES, gap},
     history::begin,
-    place, stamp,
+    place, position, stamp,
 };
 
 /// Where a subscription begins.
@@ -38,15 +38,40 @@ pub struct Joined {
     pub start: Start,
     /// Whether the client is told cursors, and therefore its first one as well.
     pub cursors: bool,
+    /// What the user has read, where the seats' channel is an inbox: it does not come again, and with [`Start::Now`] the unread
+    /// come first.
+    pub read: Option<Marks>,
 }
 
 impl Joined {
+    /// Where the unread of an inbox begin. Of the user's other channels nothing comes: they are no part of it.
+    fn unread_after(&self, top: &Top) -> u64 {
+        match &self.read {
+            Some(read) if read.epoch.as_ref() == Some(&top.epoch) => read.up_to.min(top.offset),
+            // Marks of a log that was lost, or none: everything there is was not read.
+            Some(_) => 0,
+            None => top.offset,
+        }
+    }
+
+    /// Whether this is an inbox that begins with what is unread: what fell out of it is counted, and is no gap.
+    fn begins_unread(&self) -> bool {
+        self.read.is_some() && matches!(self.start, Start::Now)
+    }
+
+    /// Whether a message is to be shown.
+    fn shows(&self, message: &Message) -> bool {
+        let Some(at) = position(message) else { return true };
+        self.read.as_ref().is_none_or(|read| !read.has(&at.epoch, at.offset))
+    }
+
     fn interests(&self) -> Vec<Interest> {
         self.seats.iter().map(|(_, _, interest)| interest.clone()).collect()
     }
 }
 
 /// A partition at the moment when the seats had joined: all up to `up_to` comes from the log, all beyond it comes live.
+#[derive(Clone)]
 struct Edge {
     partition: Partition,
     epoch: Epoch,
@@ -92,42 +117,51 @@ impl Recovery {
     }
 
     async fn feed_all(self: &Arc<Self>, joined: &Joined) -> Result<Option<&'static str>, Stopped> {
-        let (mut edges, mut missing) = self.edges(joined).await?;
+        let (edges, mut missing) = self.edges(joined).await?;
         let newest = match joined.start {
-            Start::Last(count) => self.newest(joined, &mut edges, count).await?,
+            Start::Last(count) => self.newest(joined, &edges, count).await?,
             Start::Now | Start::Since(_) => Vec::new(),
         };
+        if let (Some(reason), Some((seat, ..))) = (missing, joined.seats.first()) {
+            self.say_gap(joined, *seat, reason).await?;
+        }
         let mut newest = newest.into_iter();
         for (seat, id, interest) in &joined.seats {
-            let mut first = newest.next().unwrap_or_default();
-            if let Some(reason) = missing {
-                self.say_gap(joined, *seat, reason).await?;
-            }
-            loop {
-                if !first.is_empty() {
-                    self.page(joined, *seat, std::mem::take(&mut first)).await?;
-                }
-                for edge in edges.iter().filter(|edge| self.logs.touched(interest).contains(&edge.partition)) {
-                    if let Some(reason) = self.feed_part(joined, *seat, *id, interest, edge).await? {
-                        self.say_gap(joined, *seat, reason).await?;
-                        missing = missing.or(Some(reason));
-                    }
-                }
-                let up_to =
-                    edges.iter().map(|edge| Reached { epoch: edge.epoch.clone(), offset: edge.up_to }).collect();
-                // Said before what waited goes out: a message that comes later must not be followed by an older cursor.
-                let notices = self.first_cursor(joined, &edges).into_iter().collect();
-                let page = Page { up_to, notices, last: true, ..Page::default() };
-                match self.hub.feed(joined.connection, *seat, page).await {
-                    Fed::Gone => return Err(Stopped::Gone),
-                    // More came meanwhile than may wait: it is in the log by now.
-                    Fed::Behind => self.move_edges(&mut edges),
-                    Fed::Live | Fed::Next => break,
-                }
-            }
+            self.page(joined, *seat, newest.next().unwrap_or_default()).await?;
+            let touched = self.logs.touched(interest);
+            let edges = edges.iter().filter(|edge| touched.contains(&edge.partition)).cloned().collect();
+            missing = missing.or(self.feed_seat(joined, *seat, *id, interest, edges).await?);
         }
+        // The first edges, although some seat may have read beyond: what the other seats had by then is not known here.
         self.release_bookmark(joined, &edges);
         Ok(missing)
+    }
+
+    /// Feeds one seat until it is live. Returns why something is missing, if it is.
+    async fn feed_seat(
+        self: &Arc<Self>,
+        joined: &Joined,
+        seat: SeatId,
+        id: InterestId,
+        interest: &Interest,
+        mut edges: Vec<Edge>,
+    ) -> Result<Option<&'static str>, Stopped> {
+        let mut missing = None;
+        loop {
+            for edge in &edges {
+                missing = missing.or(self.feed_part(joined, seat, id, interest, edge).await?);
+            }
+            let up_to = edges.iter().map(|edge| Reached { epoch: edge.epoch.clone(), offset: edge.up_to }).collect();
+            // Said before what waited goes out: a message that comes later must not be followed by an older cursor.
+            let notices = self.first_cursor(joined, &edges).into_iter().collect();
+            let page = Page { up_to, notices, last: true, ..Page::default() };
+            match self.hub.feed(joined.connection, seat, page).await {
+                Fed::Gone => return Err(Stopped::Gone),
+                // More came meanwhile than may wait: it is in the log by now.
+                Fed::Behind => self.move_edges(&mut edges),
+                Fed::Live | Fed::Next => return Ok(missing),
+            }
+        }
     }
 
     /// Where the log ends and what comes now begins, for each partition that the seats touch.
@@ -151,6 +185,7 @@ impl Recovery {
         }
         let edges = partitions.into_iter().zip(tops).map(|(partition, top)| {
             let after = match &joined.start {
+                Start::Now if joined.read.is_some() => joined.unread_after(&top),
                 Start::Now | Start::Last(_) => top.offset,
                 Start::Since(cursor) => {
                     let (after, gap) = begin(cursor, &top);
@@ -167,23 +202,14 @@ impl Recovery {
     async fn newest(
         &self,
         joined: &Joined,
-        edges: &mut [Edge],
+        edges: &[Edge],
         count: usize,
     ) -> Result<Vec<Vec<(Channel, Message)>>, Stopped> {
         let mut found: Vec<(usize, Channel, Message)> = Vec::new();
         for (number, (_, _, interest)) in joined.seats.iter().enumerate() {
             for edge in edges.iter().filter(|edge| self.logs.touched(interest).contains(&edge.partition)) {
-                let read = Read {
-                    partition: edge.partition.clone(),
-                    within: interest.clone(),
-                    from: From::Newest(count),
-                    up_to: Some(edge.up_to),
-                    messages: count,
-                    bytes: READ_BYTES,
-                };
-                self.metrics.reads.inc();
-                let chunk = self.log()?.read(&read).await?;
-                found.extend(chunk.messages.into_iter().map(|(channel, message)| (number, channel, message)));
+                let newest = self.newest_of(interest, &edge.partition, edge.up_to, count).await?;
+                found.extend(newest.into_iter().map(|(channel, message)| (number, channel, message)));
             }
         }
         found.sort_by_key(|(_, _, message)| message.meta.as_ref().and_then(|meta| meta.time));
@@ -234,6 +260,8 @@ impl Recovery {
             self.metrics.reads.inc();
             let chunk = self.log()?.read(&read).await?;
             if chunk.epoch != edge.epoch {
+                drop(guard);
+                self.say_gap(joined, seat, "log_lost").await?;
                 return Ok(Some("log_lost"));
             }
             missing = missing.or(chunk.lost.then_some("too_old"));
@@ -248,15 +276,17 @@ impl Recovery {
             }
         }
         drop(guard);
-        if let Some(reason) = missing {
+        if missing.is_some() && joined.begins_unread() {
+            self.metrics.inbox_overflows.inc();
+        } else if let Some(reason) = missing {
             self.say_gap(joined, seat, reason).await?;
         }
         self.pages(joined, seat, all).await?;
         if after < edge.up_to {
             let rest = Edge { partition: edge.partition.clone(), epoch: edge.epoch.clone(), after, up_to: edge.up_to };
-            return Box::pin(self.feed_part(joined, seat, id, interest, &rest)).await;
+            return Ok(missing.or(Box::pin(self.feed_part(joined, seat, id, interest, &rest)).await?));
         }
-        Ok(None)
+        Ok(missing)
     }
 
     async fn pages(&self, joined: &Joined, seat: SeatId, messages: Vec<(Channel, Message)>) -> Result<(), Stopped> {
@@ -270,6 +300,10 @@ impl Recovery {
     /// Feeds one page, and waits until its client has taken it.
     async fn page(&self, joined: &Joined, seat: SeatId, mut messages: Vec<(Channel, Message)>) -> Result<(), Stopped> {
         let key = *self.key.read();
+        messages.retain(|(_, message)| joined.shows(message));
+        if messages.is_empty() {
+            return Ok(());
+        }
         for (_, message) in &mut messages {
             stamp(message, key.as_ref());
         }

@@ -211,3 +211,49 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn followed(interest: &str, mark: u64) -> (Followed, Partition) {
+        let partition = Partition { namespace: Channel::parse("orders").unwrap(), number: 0 };
+        let interest = Interest::parse(interest).unwrap();
+        (Followed::new(interest, std::iter::once((partition.clone(), mark))), partition)
+    }
+
+    fn at(offset: u64, previous: u64) -> Position {
+        Position { offset, epoch: Epoch::parse("e").unwrap(), previous: Some(previous) }
+    }
+
+    #[test]
+    fn a_hole_is_a_predecessor_that_was_not_heard() {
+        for interest in ["orders/1", "orders/**"] {
+            let (mut followed, partition) = followed(interest, 10);
+            let channel = Channel::parse("orders/1").unwrap();
+            let mut hear = |offset, previous| {
+                let hole = followed.hole(InterestId(1), &channel, &partition, &at(offset, previous));
+                (hole.map(|hole| (hole.after, hole.before)), followed.advance(&channel, &partition, offset))
+            };
+            assert_eq!(hear(9, 0), (None, false), "before the interest stood");
+            assert_eq!(hear(12, 7), (None, true), "its predecessor came before the interest stood");
+            assert_eq!(hear(12, 7), (None, false), "again");
+            assert_eq!(hear(20, 12), (None, true));
+            assert_eq!(hear(30, 25), (Some((20, 30)), true));
+        }
+    }
+
+    #[test]
+    fn a_pattern_remembers_a_bounded_number_of_channels() {
+        let (mut followed, partition) = followed("orders/**", 0);
+        let channel = |number: u64| Channel::parse(&format!("orders/{number}")).unwrap();
+        for number in 1..=10 * REMEMBERED as u64 {
+            assert!(followed.advance(&channel(number), &partition, number));
+        }
+        let reach = followed.reach(&partition).unwrap();
+        assert!(reach.channels.len() <= REMEMBERED && reach.mark > 8 * REMEMBERED as u64);
+        let last = 10 * REMEMBERED as u64;
+        assert!(followed.hole(InterestId(1), &channel(1), &partition, &at(last + 2, last + 1)).is_some());
+        assert!(followed.hole(InterestId(1), &channel(1), &partition, &at(last + 2, 1)).is_none());
+    }
+}

@@ -1,6 +1,6 @@
 //! Reading a log as it is now, without a subscription.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use clarion_bus::{
     LogError,
@@ -48,11 +48,17 @@ impl Recovery {
         let mut history = History { messages: Vec::new(), cursor: Cursor::default(), gap: None, more: false };
         let mut places = Vec::with_capacity(tops.len());
         for (partition, top) in partitions.iter().zip(&tops) {
-            let (from, limit) = match wanted {
-                Wanted::Last(count) => (From::Newest(*count), *count),
-                Wanted::Since(cursor, count) => (From::After(history.begin(cursor, top)), *count),
+            let reached = match wanted {
+                Wanted::Last(count) => {
+                    let found = self.newest_of(interest, partition, top.offset, *count).await?;
+                    history.messages.extend(found);
+                    top.offset
+                }
+                Wanted::Since(cursor, count) => {
+                    let after = history.begin(cursor, top);
+                    self.part(interest, partition, top, after, *count, &mut history).await?
+                }
             };
-            let reached = self.part(interest, partition, top, from, limit, &mut history).await?;
             places.push(place(&top.epoch, reached));
         }
         if matches!(wanted, Wanted::Since(cursor, _) if cursor.places().len() > partitions.len()) {
@@ -74,43 +80,69 @@ impl Recovery {
         Ok(history)
     }
 
-    /// Reads of one partition; returns how far.
+    /// The newest messages of one partition up to an offset, oldest first.
+    pub(super) async fn newest_of(
+        &self,
+        interest: &Interest,
+        partition: &Partition,
+        mut up_to: u64,
+        count: usize,
+    ) -> Result<Vec<(Channel, Message)>, LogError> {
+        let mut found: VecDeque<(Channel, Message)> = VecDeque::new();
+        while found.len() < count {
+            let messages = (count - found.len()).min(READ_MESSAGES);
+            let read = Read {
+                partition: partition.clone(),
+                within: interest.clone(),
+                from: From::Newest(messages),
+                up_to: Some(up_to),
+                messages,
+                bytes: READ_BYTES,
+            };
+            self.metrics.reads.inc();
+            let chunk = self.log()?.read(&read).await?;
+            let Some(first) = chunk.messages.first().and_then(|(_, message)| position(message)) else { break };
+            up_to = first.offset - 1;
+            chunk.messages.into_iter().rev().for_each(|message| found.push_front(message));
+        }
+        Ok(found.into())
+    }
+
+    /// Reads of one partition what comes after an offset; returns how far.
     async fn part(
         &self,
         interest: &Interest,
         partition: &Partition,
         top: &Top,
-        mut from: From,
+        mut after: u64,
         limit: usize,
         history: &mut History,
     ) -> Result<u64, LogError> {
         let before = history.messages.len();
         loop {
             let left = limit.saturating_sub(history.messages.len() - before);
+            if left == 0 {
+                history.more |= after < top.offset;
+                return Ok(after);
+            }
             let read = Read {
                 partition: partition.clone(),
                 within: interest.clone(),
-                from,
+                from: From::After(after),
                 up_to: Some(top.offset),
-                messages: left.clamp(1, READ_MESSAGES),
+                messages: left.min(READ_MESSAGES),
                 bytes: READ_BYTES,
             };
-            if left == 0 {
-                history.more = true;
-                let last = history.messages.last().and_then(|(_, message)| position(message));
-                return Ok(last.map_or(top.offset, |at| at.offset));
-            }
             self.metrics.reads.inc();
             let chunk = self.log()?.read(&read).await?;
             if chunk.lost {
                 history.gap = Some("too_old");
             }
             history.messages.extend(chunk.messages);
-            match from {
-                From::Newest(_) => return Ok(top.offset),
-                From::After(_) if chunk.end => return Ok(top.offset.max(chunk.reached)),
-                From::After(_) => from = From::After(chunk.reached),
+            if chunk.end {
+                return Ok(top.offset.max(chunk.reached));
             }
+            after = chunk.reached;
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Metrics {
     pub(super) reads: IntCounter,
     pub(super) remembered: IntCounter,
     pub(super) asked: IntCounter,
+    /// Users who came back to an inbox that had kept less than they had not read.
+    pub(super) inbox_overflows: IntCounter,
     /// What is remembered now.
     pub(super) recent_bytes: IntGauge,
 }
@@ -56,6 +58,7 @@ impl Metrics {
             reads: counter("reads", "Reads of the log at the bus.")?,
             remembered: counter("remembered", "Parts of the log served from this node's memory.")?,
             asked: counter("tops", "Questions to the bus how far partitions go.")?,
+            inbox_overflows: counter("inbox_overflows", "Users whose inbox had kept less than they had not read.")?,
             recent_bytes,
         })
     }

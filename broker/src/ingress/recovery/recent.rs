@@ -177,3 +177,66 @@ impl Line {
 fn cost(message: &Message) -> usize {
     message.payload.len() + MESSAGE_BYTES
 }
+
+#[cfg(test)]
+mod tests {
+    use clarion_protocol::{Epoch, Meta, Position};
+
+    use super::*;
+
+    const ID: InterestId = InterestId(1);
+
+    fn partition() -> Partition {
+        Partition { namespace: Channel::parse("orders").unwrap(), number: 0 }
+    }
+
+    fn message(offset: u64, bytes: usize) -> (Channel, Message) {
+        let position = Position { offset, epoch: Epoch::parse("e").unwrap(), previous: None };
+        let meta = Meta { position: Some(position), ..Meta::default() };
+        let message = Message { meta: Some(meta.into()), ..Message::raw(vec![b'x'; bytes]) };
+        (Channel::parse("orders/1").unwrap(), message)
+    }
+
+    fn push(recent: &mut Recent, offset: u64, bytes: usize) {
+        let (channel, message) = message(offset, bytes);
+        let delivery = Delivery { interests: [ID].into_iter().collect(), address: channel.into(), message };
+        recent.push(&partition(), &delivery);
+    }
+
+    fn offsets(recent: &Recent, after: u64, up_to: u64) -> Option<Vec<u64>> {
+        let found = recent.read(ID, &partition(), after, up_to)?;
+        Some(found.iter().map(|(_, message)| position(message).unwrap().offset).collect())
+    }
+
+    #[test]
+    fn only_what_lies_here_as_a_whole_is_served() {
+        let mut recent = Recent::default();
+        recent.begin(ID, &partition(), 10);
+        for offset in [12, 15, 17] {
+            push(&mut recent, offset, 1);
+        }
+        assert_eq!(offsets(&recent, 10, 15), Some(vec![12, 15]));
+        assert_eq!(offsets(&recent, 17, 17), Some(vec![]));
+        assert_eq!(offsets(&recent, 9, 17), None, "what came before 10 is not known");
+        recent.extend(ID, &partition(), 3, &[message(5, 1), message(9, 1), message(12, 1)]);
+        assert_eq!(offsets(&recent, 3, 17), Some(vec![5, 9, 12, 15, 17]), "nothing twice where the parts meet");
+        assert_eq!(offsets(&recent, 2, 17), None);
+        recent.end(ID);
+        assert_eq!((offsets(&recent, 17, 17), recent.bytes), (None, 0));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut recent = Recent::default();
+        recent.begin(ID, &partition(), 0);
+        for offset in 1..=2 * MESSAGES as u64 {
+            push(&mut recent, offset, 1);
+        }
+        let (first, last) = (MESSAGES as u64, 2 * MESSAGES as u64);
+        assert_eq!(offsets(&recent, first, last).map(|all| all.len()), Some(MESSAGES));
+        assert_eq!(offsets(&recent, first - 1, last), None);
+        push(&mut recent, last + 1, BYTES);
+        assert_eq!(offsets(&recent, last + 1, last + 1), Some(vec![]), "one that is too large is not kept");
+        assert_eq!((offsets(&recent, last, last + 1), recent.bytes), (None, 0));
+    }
+}
