@@ -3,7 +3,7 @@
 //! On Redis an enveloped payload is a NUL byte, the metadata as compact JSON, a newline, and the payload untouched.
 //! What does not begin with NUL is raw, and so is what begins with NUL but cannot be read; the caller counts that.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
@@ -35,17 +35,49 @@ pub const HEADER_TIME: &str = "Clarion-Time";
 /// Carries the tags on NATS, a JSON object of strings.
 pub const HEADER_TAGS: &str = "Clarion-Tags";
 
-/// The JSON of an envelope.
-#[derive(Serialize, Deserialize)]
-struct Envelope<M> {
-    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+/// The JSON of an envelope. Flat by hand: serde's own flattening reads every member into a value of its own first, which costs
+/// a logged message twice its parsing.
+#[derive(Default, Serialize, Deserialize)]
+struct Envelope<'a> {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     id: Option<MessageId>,
-    #[serde(flatten)]
-    meta: M,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    /// One that is no epoch makes no position, and the message is a message all the same.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    epoch: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    time: Option<u64>,
+    #[serde(default, skip_serializing_if = "no_tags")]
+    tags: Cow<'a, Tags>,
 }
 
-fn none() -> Option<MessageId> {
-    None
+fn no_tags(tags: &Tags) -> bool {
+    tags.is_empty()
+}
+
+impl<'a> Envelope<'a> {
+    fn new(id: Option<&MessageId>, meta: Option<&'a Meta>) -> Self {
+        let meta = meta.unwrap_or(&NOTHING);
+        let position = meta.position.as_ref();
+        Self {
+            id: id.cloned(),
+            offset: position.map(|position| position.offset),
+            epoch: position.map(|position| Cow::Borrowed(position.epoch.as_str())),
+            previous: position.and_then(|position| position.previous),
+            time: meta.time,
+            tags: Cow::Borrowed(&meta.tags),
+        }
+    }
+
+    fn open(self) -> (Option<MessageId>, Meta) {
+        let epoch = self.epoch.and_then(|epoch| Epoch::parse(&epoch).ok());
+        let position = self.offset.zip(epoch);
+        let position = position.map(|(offset, epoch)| Position { offset, epoch, previous: self.previous });
+        (self.id, Meta { position, time: self.time, tags: self.tags.into_owned(), cursor: None })
+    }
 }
 
 /// Writes a message for Redis.
@@ -67,7 +99,7 @@ pub fn seal(message: &Message) -> Bytes {
             out.extend_from_slice(AFTER_ID);
         }
         _ => {
-            let envelope = Envelope { id: id.clone(), meta: meta.as_deref().unwrap_or(&NOTHING) };
+            let envelope = Envelope::new(id.as_ref(), meta.as_deref());
             out.extend_from_slice(&serde_json::to_vec(&envelope).expect("metadata are strings and numbers"));
         }
     }
@@ -88,9 +120,13 @@ pub fn open(bytes: Bytes) -> Result<Message, Message> {
         return Ok(Message { payload: bytes.slice(ID_ALONE..), id: Some(id), meta: None });
     }
     let Some(end) = memchr::memchr(b'\n', &bytes) else { return Err(Message::raw(bytes)) };
-    match serde_json::from_slice::<Envelope<Meta>>(&bytes[1..end]) {
-        Ok(Envelope { id, meta }) => Ok(Message { payload: bytes.slice(end + 1..), id, meta: known(meta) }),
-        Err(_) => Err(Message::raw(bytes)),
+    let json = &bytes[1..end];
+    // Serde alone would take an array for an object, by the order of its members.
+    let envelope =
+        json.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice::<Envelope<'_>>(json).ok()).flatten();
+    match envelope.map(Envelope::open) {
+        Some((id, meta)) => Ok(Message { payload: bytes.slice(end + 1..), id, meta: known(meta) }),
+        None => Err(Message::raw(bytes)),
     }
 }
 
@@ -217,7 +253,7 @@ mod tests {
         let id = "0190a0b0-0000-7000-8000-00000000000f";
         let message = Message { id: Some(MessageId::parse(id).unwrap()), ..Message::raw("x") };
         let sealed = seal(&message);
-        let envelope = Envelope { id: message.id.clone(), meta: &NOTHING };
+        let envelope = Envelope::new(message.id.as_ref(), None);
         assert_eq!(sealed, format!("\0{}\nx", serde_json::to_string(&envelope).unwrap()));
         for same in [sealed, format!("\0 {{\"id\": \"{id}\"}}\nx").into()] {
             assert_eq!(open(same), Ok(message.clone()));
