@@ -74,6 +74,12 @@ impl Audiences {
         audience.members().get(spot.position as usize).map(|member| member.format)
     }
 
+    /// Those who hear an interest: where their records are, and how.
+    pub(crate) fn members_of(&self, id: InterestId) -> Vec<(u32, Format)> {
+        let audience = self.find(id).and_then(|audience| self.table.audience(audience));
+        audience.into_iter().flat_map(|it| it.members()).map(|member| (member.index, member.format)).collect()
+    }
+
     /// Sets whether a seat is looked at before it is written to, after it was joined, fed or freed of a rival.
     pub(crate) fn set_aside(&mut self, spot: Spot, aside: bool) {
         if let Some(member) = self.table.member_mut(spot) {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::OnceLock};
 
 use bytes::Bytes;
-use clarion_protocol::{Address, Channel, Delivery, InterestId, Message, Wording, wording};
+use clarion_protocol::{Address, Channel, Delivery, InterestId, Message, Wording};
 use parking_lot::RwLock;
 use smallvec::SmallVec;
 
@@ -71,8 +71,8 @@ pub(crate) struct Delivered {
     pub channel: Channel,
     pub message: Message,
     text: OnceLock<bool>,
-    event: OnceLock<Bytes>,
-    event_of_many: OnceLock<Bytes>,
+    /// How it reads in each wording but the payload's, which needs no words.
+    worded: [OnceLock<Bytes>; Wording::ALL.len() - 1],
 }
 
 impl Batch {
@@ -99,8 +99,7 @@ impl Batch {
 
 impl Delivered {
     fn new(interests: SmallVec<[InterestId; 2]>, shards: Shards, channel: Channel, message: Message) -> Self {
-        let (text, event, event_of_many) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Self { interests, shards, channel, message, text, event, event_of_many }
+        Self { interests, shards, channel, message, text: OnceLock::new(), worded: Default::default() }
     }
 
     /// One that is for a single connection and was not dispatched.
@@ -113,7 +112,11 @@ impl Delivered {
         match (format.framing(), format.wording()) {
             (Framing::EventStream, wording) => out.extend_from_slice(self.worded(wording)),
             (Framing::WebSocket, Wording::Payload) => self.frame(&self.message.payload, out),
-            (Framing::WebSocket, wording) => self.frame(self.worded(wording), out),
+            (Framing::WebSocket, wording) => text_frame(self.worded(wording), out),
+            (Framing::Poll, wording) => {
+                out.extend_from_slice(self.worded(wording));
+                out.push(b',');
+            }
         }
     }
 
@@ -121,10 +124,7 @@ impl Delivered {
     fn worded(&self, wording: Wording) -> &[u8] {
         match wording {
             Wording::Payload => &self.message.payload,
-            Wording::Event => self.event.get_or_init(|| wording::event(&self.message)),
-            Wording::EventOfMany => {
-                self.event_of_many.get_or_init(|| wording::event_of_many(&self.channel, &self.message))
-            }
+            _ => self.worded[wording as usize - 1].get_or_init(|| wording.word(&self.channel, &self.message)),
         }
     }
 
@@ -134,4 +134,10 @@ impl Delivered {
         frame::write_header(if text { Opcode::Text } else { Opcode::Binary }, payload.len(), out);
         out.extend_from_slice(payload);
     }
+}
+
+/// Words of ours are text.
+fn text_frame(words: &[u8], out: &mut Vec<u8>) {
+    frame::write_header(Opcode::Text, words.len(), out);
+    out.extend_from_slice(words);
 }

@@ -5,9 +5,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use clarion_protocol::{CloseCode, Wording};
+use clarion_protocol::{CloseCode, Wording, wording};
 
-use crate::frame::{self, Opcode};
+use crate::{
+    frame::{self, Opcode},
+    seat::Notice,
+};
 
 /// What an event stream carries when nothing else goes by.
 const COMMENT: &[u8] = b": \n\n";
@@ -20,6 +23,8 @@ pub enum Framing {
     WebSocket,
     /// The body of a `text/event-stream`. Its client only listens.
     EventStream,
+    /// One HTTP response, written as a whole once there is something to say. Its client only waits.
+    Poll,
 }
 
 /// A framing and a wording. All who share it are written the same bytes.
@@ -27,17 +32,17 @@ pub enum Framing {
 pub(crate) struct Format(u8);
 
 /// A set of formats, one bit each.
-pub(crate) type Formats = u16;
+pub(crate) type Formats = u32;
 
 impl Framing {
-    const ALL: [Self; 2] = [Self::WebSocket, Self::EventStream];
+    const ALL: [Self; 3] = [Self::WebSocket, Self::EventStream, Self::Poll];
 
     /// Whether its client says nothing, so that hanging up is the only goodbye that it has.
     #[must_use]
     pub fn only_listens(self) -> bool {
         match self {
             Self::WebSocket => false,
-            Self::EventStream => true,
+            Self::EventStream | Self::Poll => true,
         }
     }
 
@@ -46,6 +51,8 @@ impl Framing {
         match self {
             Self::WebSocket => frame::encode(Opcode::Ping, b""),
             Self::EventStream => Bytes::from_static(COMMENT),
+            // What is to be one response cannot begin before it is known.
+            Self::Poll => Bytes::new(),
         }
     }
 
@@ -58,6 +65,20 @@ impl Framing {
                 format!("retry: {}\n\n", rand::random_range(0..=longest)).into()
             }
             Self::EventStream => Bytes::new(),
+            // Its response is made where what it waited for is known.
+            Self::Poll => Bytes::new(),
+        }
+    }
+
+    /// How a notice reads; `None` for those that cannot be told.
+    pub(crate) fn notice(self, wording: Wording, notice: &Notice) -> Option<Bytes> {
+        let Notice { name, data, cursor } = notice;
+        match (self, wording) {
+            (Self::EventStream, _) => Some(wording::notice_event(name, data, cursor.as_deref())),
+            (Self::WebSocket, Wording::Record | Wording::BareRecord) => {
+                Some(frame::encode(Opcode::Text, &wording::notice_record(name, data, cursor.as_deref())))
+            }
+            (Self::WebSocket | Self::Poll, _) => None,
         }
     }
 }

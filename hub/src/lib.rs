@@ -34,7 +34,7 @@ use std::{
     },
 };
 
-use clarion_protocol::{CloseCode, Delivery};
+use clarion_protocol::{CloseCode, Delivery, InterestId};
 use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::{runtime::Handle, sync::oneshot};
@@ -52,8 +52,8 @@ pub use self::{
     connection::ConnectionId,
     framing::Framing,
     outbox::SlowPolicy,
-    seat::{Fed, InterestLease, Notice, Page, Reached, Release, SeatId, Subscription},
-    ticket::{Arrival, ConnectionKey, Open, Opened, Place, Ticket},
+    seat::{Behind, Bookmark, Fed, InterestLease, Notice, Page, Reached, Release, SeatId, Subscription},
+    ticket::{Arrival, ConnectionKey, Entered, Open, Opened, Place, Ticket},
     voice::{Answer, Attention, Voice},
 };
 
@@ -201,12 +201,30 @@ impl Hub {
         fed.await.unwrap_or(Fed::Gone)
     }
 
-    /// STUB
-    pub fn notify_interest(&self, _: clarion_protocol::InterestId, _: Notice) {}
-    /// STUB
-    pub fn notify_user(&self, _: &str, _: &Notice) {}
-    /// STUB
-    pub fn release_bookmark(&self, _: ConnectionKey, _: Vec<Reached>) {}
+    /// Tells one connection something, after what was delivered to it before.
+    pub fn notify(&self, key: ConnectionKey, notice: Notice) {
+        self.inbox(key).command(Command::Notify(key.key, notice));
+    }
+
+    /// Tells all connections that hear an interest something, after what was delivered for it before.
+    pub fn notify_interest(&self, interest: InterestId, notice: &Notice) {
+        for inbox in &self.inner.shards {
+            inbox.command(Command::NotifyInterest(interest, notice.clone()));
+        }
+    }
+
+    /// Tells all connections of a user something.
+    pub fn notify_user(&self, user: &str, notice: &Notice) {
+        for place in self.inner.common.users.places(user) {
+            self.inner.shards[usize::from(place.shard)].command(Command::Notify(place.key, notice.clone()));
+        }
+    }
+
+    /// All seats of a connection that has a bookmark are live, and its partitions were read up to here: from now on its client
+    /// is told how far it has come, and a poll answers what it has.
+    pub fn release_bookmark(&self, key: ConnectionKey, reached: Vec<Reached>) {
+        self.inbox(key).command(Command::ReleaseBookmark(key.key, reached));
+    }
 
     /// Hands on what the bus delivered, leaving the batch empty. Waits only while a shard's queue is full, which is counted.
     ///

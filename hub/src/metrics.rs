@@ -32,7 +32,7 @@ pub(crate) struct Metrics {
     pub batches: Histogram,
     pub latency: Histogram,
     pub queue_full: IntCounter,
-    slow: [IntCounter; 3],
+    slow: [IntCounter; 4],
     closes: Vec<IntCounter>,
     client: IntCounter,
     lost: IntCounter,
@@ -46,7 +46,7 @@ impl Metrics {
         let overflows = counters(
             registry,
             "clarion_outbox_overflows_total",
-            "Messages dropped, or with `disconnect` connections closed, since a client was slow.",
+            "Messages dropped, or with `disconnect` connections closed, or with `catch_up` subscriptions sent back to the log, since a client was slow.",
             "policy",
         )?;
         let closes = counters(
@@ -76,7 +76,7 @@ impl Metrics {
                 prometheus::exponential_buckets(0.000_05, 2.0, 18)?,
             )?,
             queue_full: one("clarion_shard_queue_full_waits_total", "Times that the bus had to wait for a shard.")?,
-            slow: ["disconnect", "drop_oldest", "latest"].map(|policy| overflows.with_label_values(&[policy])),
+            slow: ["disconnect", "drop_oldest", "latest", "catch_up"].map(|policy| overflows.with_label_values(&[policy])),
             closes: CloseCode::ALL.iter().map(|code| closes.with_label_values(&[&code.code().to_string()])).collect(),
             client: closes.with_label_values(&["client"]),
             lost: closes.with_label_values(&["lost"]),

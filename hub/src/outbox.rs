@@ -8,12 +8,16 @@ mod tests;
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, IoSlice, Write},
+    sync::Arc,
 };
 
 use bytes::{Buf, Bytes};
-use clarion_protocol::Channel;
+use clarion_protocol::{Channel, Meta};
 
-use crate::run::{Piece, Run};
+use crate::{
+    run::{Piece, Run},
+    seat::Reached,
+};
 
 /// What happens to a message that finds a connection's outbox full.
 #[derive(
@@ -28,6 +32,9 @@ pub enum SlowPolicy {
     DropOldest,
     /// Only the newest message of each channel is kept while the client is behind.
     Latest,
+    /// In a logged namespace: what waits is dropped, and the client goes on from the log as soon as it reads again. What is not
+    /// logged is treated as by `drop_oldest`.
+    CatchUp,
 }
 
 /// What an entry costs beside its bytes. It counts, or a million empty messages would cost nothing.
@@ -51,7 +58,7 @@ impl Dropped {
         match fate {
             Fate::Droppable => self.oldest += 1,
             Fate::Replaceable(_) => self.latest += 1,
-            Fate::Stays => {}
+            Fate::Stays | Fate::Resumable(..) => {}
         }
     }
 
@@ -62,10 +69,12 @@ impl Dropped {
 }
 
 /// What became of messages that were to wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Pushed {
     /// They wait, and these (old or new) were dropped for it.
     Waits(Dropped),
+    /// There is no room. What waited of the seat and can be read from the log was dropped: all of it lies behind these places.
+    Behind(Vec<Reached>),
     /// There is no room, nothing more that may be dropped, and the policy is to end the connection. Nothing was added.
     Full,
 }
@@ -114,6 +123,18 @@ enum Fate {
     Droppable,
     /// It makes room for later ones, and gives way to the next of its channel.
     Replaceable(Channel),
+    /// It goes with all others of its seat, which then reads the log from there.
+    Resumable(u16, Arc<Meta>),
+}
+
+impl Fate {
+    /// Whether it may be dropped for whatever comes later.
+    fn makes_room(&self) -> bool {
+        match self {
+            Self::Droppable | Self::Replaceable(_) => true,
+            Self::Stays | Self::Resumable(..) => false,
+        }
+    }
 }
 
 impl Outbox {
@@ -164,7 +185,14 @@ impl Outbox {
     /// Adds what is left of a run after its first `written` bytes went to the client.
     ///
     /// What is left of a message that was begun is kept whatever the policy says: a frame is never cut.
-    pub(crate) fn push_run(&mut self, run: &mut Run, written: usize, slow: SlowPolicy, bound: usize) -> Pushed {
+    pub(crate) fn push_run(
+        &mut self,
+        run: &mut Run,
+        written: usize,
+        seat: u16,
+        slow: SlowPolicy,
+        bound: usize,
+    ) -> Pushed {
         let whole = run.shared();
         let next = run.pieces().partition_point(|piece| piece.end <= written);
         let start = if next == 0 { 0 } else { run.pieces()[next - 1].end };
@@ -180,7 +208,50 @@ impl Outbox {
             SlowPolicy::Disconnect => self.push(whole.slice(from..), bound),
             SlowPolicy::DropOldest => self.push_each(&whole, from, pieces, bound, |_| Fate::Droppable),
             SlowPolicy::Latest => self.push_each(&whole, from, pieces, bound, |c| Fate::Replaceable(c.clone())),
+            SlowPolicy::CatchUp => self.push_resumable(&whole, from, pieces, seat, bound),
         }
+    }
+
+    /// Adds messages that the log has as well. If there is no room for one, all of the seat's go, and so does the rest.
+    fn push_resumable(&mut self, whole: &Bytes, mut from: usize, pieces: &[Piece], seat: u16, bound: usize) -> Pushed {
+        let mut dropped = Dropped::default();
+        for (number, piece) in pieces.iter().enumerate() {
+            let bytes = whole.slice(from..piece.end);
+            from = piece.end;
+            let Some(meta) = piece.meta.as_ref().filter(|meta| meta.position.is_some()) else {
+                self.push_droppable(bytes, Fate::Droppable, bound, &mut dropped);
+                continue;
+            };
+            if self.bytes + bytes.len() + ENTRY_BYTES <= bound {
+                self.add(bytes, Fate::Resumable(seat, Arc::clone(meta)));
+                continue;
+            }
+            let rest = pieces[number..].iter().filter_map(|piece| piece.meta.clone()).collect();
+            return Pushed::Behind(self.drop_resumable(seat, rest));
+        }
+        Pushed::Waits(dropped)
+    }
+
+    /// Drops what waits of a seat and can be read again; where the log is to be read from for that and the rest.
+    fn drop_resumable(&mut self, seat: u16, rest: Vec<Arc<Meta>>) -> Vec<Reached> {
+        let of_seat = |fate: &Fate| matches!(fate, Fate::Resumable(its, _) if *its == seat);
+        let waiting = (self.first..).zip(&self.entries).filter(|(_, entry)| of_seat(&entry.fate));
+        let numbers: Vec<u64> = waiting.map(|(number, _)| number).collect();
+        let mut metas = rest;
+        for number in numbers {
+            if let Fate::Resumable(_, meta) = self.drop_entry(number) {
+                metas.push(meta);
+            }
+        }
+        let mut from: Vec<Reached> = Vec::new();
+        for position in metas.iter().filter_map(|meta| meta.position.as_ref()) {
+            let before = position.offset.saturating_sub(1);
+            match from.iter_mut().find(|reached| reached.epoch == position.epoch) {
+                Some(reached) => reached.offset = reached.offset.min(before),
+                None => from.push(Reached { epoch: position.epoch.clone(), offset: before }),
+            }
+        }
+        from
     }
 
     fn push_each(
@@ -209,7 +280,7 @@ impl Outbox {
                 // A lonely message would keep the whole run that it came in.
                 Bytes::copy_from_slice(&bytes)
             }
-            Fate::Droppable | Fate::Stays => bytes,
+            Fate::Droppable | Fate::Stays | Fate::Resumable(..) => bytes,
         };
         while self.bytes + bytes.len() + ENTRY_BYTES > bound {
             let Some(oldest) = self.oldest() else { return dropped.count(&fate) };
@@ -223,7 +294,7 @@ impl Outbox {
         let begin = self.first + u64::from(self.begun);
         self.kept_until = self.kept_until.max(begin);
         let skip = usize::try_from(self.kept_until - self.first).expect("an entry's place fits memory");
-        let found = self.entries.iter().skip(skip).position(|entry| entry.fate != Fate::Stays);
+        let found = self.entries.iter().skip(skip).position(|entry| entry.fate.makes_room());
         self.kept_until += found.unwrap_or(self.entries.len().saturating_sub(skip)) as u64;
         found.map(|_| self.kept_until)
     }
@@ -269,7 +340,7 @@ impl Outbox {
         self.latest = numbered
             .filter_map(|(number, entry)| match &entry.fate {
                 Fate::Replaceable(channel) => Some((channel.clone(), number)),
-                Fate::Stays | Fate::Droppable => None,
+                Fate::Stays | Fate::Droppable | Fate::Resumable(..) => None,
             })
             .collect();
     }

@@ -6,6 +6,7 @@
 mod catch_up;
 mod closing;
 mod heartbeat;
+mod notices;
 mod opening;
 mod reading;
 mod record;
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 
 use self::{
     catch_up::CatchUp,
+    notices::Marked,
     reading::Replies,
     record::Record,
     seats::{Seat, Seats, State},
@@ -45,6 +47,7 @@ use crate::{
     outbox::SlowPolicy,
     seat::{Fed, SeatId},
     shard::{Common, Inbox},
+    ticket::ConnectionKey,
     users::Place,
     wheel::Wheel,
 };
@@ -85,6 +88,10 @@ pub(crate) struct Roster {
     caught_up: Vec<Spot>,
     /// Who waits until a client has taken the page that it was fed.
     feeding: HashMap<u32, SmallVec<[Feeder; 1]>>,
+    /// Connections whose cursors no single message can name.
+    marked: HashMap<u32, Marked>,
+    /// Those of them that are to be told something at the end of this turn.
+    moved_marks: Vec<u32>,
 }
 
 /// Who fed a seat, and what it is told when its page was taken.
@@ -122,6 +129,8 @@ impl Roster {
             catching_up: HashMap::new(),
             caught_up: Vec::new(),
             feeding: HashMap::new(),
+            marked: HashMap::new(),
+            moved_marks: Vec::new(),
         }
     }
 
@@ -148,6 +157,16 @@ impl Roster {
     /// The record that a key names, if it still does.
     fn record(&mut self, key: Key) -> Option<&mut Record> {
         self.records.get_mut(key.index as usize).filter(|record| record.serial == key.serial)
+    }
+
+    /// What a connection is called outside of its shard.
+    pub(crate) fn name_of(&self, key: Key) -> ConnectionKey {
+        ConnectionKey { shard: self.shard, key }
+    }
+
+    /// The connection at a place.
+    pub(crate) fn key_at(&self, index: u32) -> Option<Key> {
+        self.records.get(index as usize).map(|record| Key { index, serial: record.serial })
     }
 
     // ---- seats ----
@@ -208,7 +227,7 @@ impl Roster {
         self.stop_catching_up(key.index, id.index);
         freed
             .into_iter()
-            .filter(|(seat, _)| !self.catching_up.contains_key(&(key.index, *seat)))
+            .filter(|(seat, _)| !self.is_marked(key.index) && !self.catching_up.contains_key(&(key.index, *seat)))
             .map(|(_, spot)| spot)
             .collect()
     }
@@ -281,6 +300,9 @@ impl Roster {
             for (feeder, _) in waiting {
                 let _ = feeder.send(Fed::Gone);
             }
+        }
+        if !self.marked.is_empty() {
+            self.marked.remove(&key.index);
         }
         if let Some(user) = user {
             self.common.users.leave(&user, Place { shard: self.shard, key });

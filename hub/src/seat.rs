@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use clarion_protocol::{Channel, Epoch, Interest, InterestId, Message, Wording};
+use bytes::Bytes;
+use clarion_protocol::{Channel, Epoch, Interest, InterestId, Message, Position, Wording};
 
-use crate::outbox::SlowPolicy;
+use crate::{outbox::SlowPolicy, ticket::ConnectionKey};
 
 /// One subscription of a connection. Its interest stands on the bus already.
 pub struct Subscription {
@@ -25,6 +26,27 @@ pub struct Subscription {
 pub trait Release: Send + Sync + 'static {
     /// Nobody behind these needs them any more. Each id stands for one reference.
     fn release(&self, interests: &[InterestId]);
+
+    /// A seat with the policy `catch_up` had more waiting than may wait. What waited was dropped, and the seat is joining: it is
+    /// to be [fed](crate::Hub::feed) the log from behind these places. Called on a shard's thread: must not block.
+    fn fell_behind(&self, behind: Behind) {
+        let _ = behind;
+    }
+}
+
+/// A seat that is to go on from the log.
+#[derive(Debug)]
+pub struct Behind {
+    /// Whose it is.
+    pub connection: ConnectionKey,
+    /// Which it is.
+    pub seat: SeatId,
+    /// What it hears.
+    pub interest: InterestId,
+    /// What was asked for.
+    pub asked: Interest,
+    /// For each partition of which something was dropped: everything up to here was written.
+    pub from: Vec<Reached>,
 }
 
 /// One reference to an interest that stands on the bus. Dropping it gives the reference back.
@@ -91,19 +113,38 @@ pub struct Page {
     pub up_to: Vec<Reached>,
     /// Whether the log had no more.
     pub last: bool,
-    /// STUB
+    /// What is said before the messages.
     pub notices: Vec<Notice>,
 }
 
-/// STUB
+/// Something that a client is told and that is no message. A client that hears bare payloads cannot be told: of a `gap` it
+/// learns by the close code 3010, of others not at all.
 #[derive(Debug, Clone)]
 pub struct Notice {
-    /// STUB
+    /// What it is: `gap`, `cursor`, `read`.
     pub name: &'static str,
-    /// STUB
-    pub data: bytes::Bytes,
-    /// STUB
+    /// A JSON object, or nothing.
+    pub data: Bytes,
+    /// How far the client has come with it.
     pub cursor: Option<Arc<str>>,
+}
+
+impl Notice {
+    /// The name of the notice that messages are missing.
+    pub const GAP: &'static str = "gap";
+    /// The name of the notice that only tells how far a client has come.
+    pub const CURSOR: &'static str = "cursor";
+}
+
+/// How far a connection has come whose cursor has several places, or one for several seats. Kept by whoever knows how cursors
+/// are written. Called on a shard's thread: must not block.
+pub trait Bookmark: Send {
+    /// A message of this place was written, and everything before it in its partition.
+    fn pass(&mut self, position: &Position);
+    /// A partition was read up to here, or the connection fell behind and goes on from here.
+    fn set(&mut self, place: &Reached);
+    /// The cursor, as text for the client.
+    fn text(&self) -> String;
 }
 
 /// A place in one partition. An epoch names its partition: each has its own.

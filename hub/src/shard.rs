@@ -28,11 +28,11 @@ use crate::{
     clock::{Time, interval},
     config::Config,
     connection::{Intervals, Tick},
-    framing::Format,
+    framing::{Format, Framing},
     metrics::{End, Metrics},
     roster::{Key, Roster},
-    seat::{Fed, Page, Release, SeatId, Subscription},
-    ticket::{Arrival, Open, Opened},
+    seat::{Fed, Notice, Page, Release, SeatId, Subscription},
+    ticket::{Arrival, Entered, Open, Opened},
     users::Users,
 };
 
@@ -202,6 +202,8 @@ impl Shard {
 
     fn fan_out(&mut self) {
         self.audiences.fan_out(&mut self.batches, &mut self.roster);
+        self.roster.end_turn();
+        self.audiences.tidy(&mut self.roster);
     }
 
     fn obey(&mut self, command: Command) {
@@ -223,6 +225,23 @@ impl Shard {
             Command::Feed(key, seat, page, reply) => {
                 self.fan_out();
                 self.feed(key, seat, page, reply);
+            }
+            Command::Notify(key, notice) => {
+                self.fan_out();
+                self.notify(key, &notice);
+            }
+            Command::NotifyInterest(interest, notice) => {
+                self.fan_out();
+                for (index, format) in self.audiences.members_of(interest) {
+                    if let Some(key) = self.roster.key_at(index) {
+                        self.roster.notify(key, format.wording(), &notice);
+                    }
+                }
+            }
+            Command::ReleaseBookmark(key, reached) => {
+                self.fan_out();
+                self.roster.release_mark(key, &reached);
+                self.roster.end_turn();
             }
             Command::Close(key, code) => {
                 self.fan_out();
@@ -253,19 +272,38 @@ impl Shard {
 
     /// Registers a connection, lets it join, and only then tells its client that it is let in.
     fn enter(&mut self, arrival: Arrival) {
-        let Arrival { open, subscriptions, socket, tls, opening, read_ahead } = arrival;
+        let Arrival { open, subscriptions, socket, tls, opening, read_ahead, entered, bookmark } = arrival;
         if self.stopping.is_some() {
             return self.roster.turn_away();
         }
+        let is_poll = open.framing == Framing::Poll;
         let key = self.roster.register(open);
-        self.join(key, subscriptions);
-        self.roster.greet(key, opening);
+        if let (Some(bookmark), Some(first)) = (bookmark, subscriptions.first()) {
+            self.roster.mark(key, first.wording, bookmark, is_poll.then(|| opening.clone()));
+        }
+        let seats = self.join(key, subscriptions);
+        if !is_poll {
+            self.roster.greet(key, opening);
+        }
         self.roster.attach(key, socket, tls, &read_ahead);
+        if let Some(entered) = entered {
+            // Whoever asked may have gone away: then nothing is fed, and the client hangs up when it has waited enough.
+            let _ = entered.send(Entered { key: self.roster.name_of(key), seats });
+        }
+    }
+
+    /// Tells one connection something, as its first seat reads.
+    fn notify(&mut self, key: Key, notice: &Notice) {
+        let spot = self.roster.seats_mut(key.index).and_then(|seats| seats.iter().next().map(|(_, seat)| seat.spot));
+        if let Some(format) = spot.and_then(|spot| self.audiences.format_at(spot)) {
+            self.roster.notify(key, format.wording(), notice);
+        }
     }
 
     /// Gives a connection a seat for each subscription, or the one that it has there already. One that is gone has none.
     fn join(&mut self, key: Key, subscriptions: Vec<Subscription>) -> Vec<SeatId> {
         let Some(framing) = self.roster.framing(key) else { return Vec::new() };
+        let marked = self.roster.is_marked(key.index);
         let mut seats = Vec::with_capacity(subscriptions.len());
         for Subscription { lease, interest, slow, wording, joining } in subscriptions {
             let audience = self.audiences.find(lease.id());
@@ -275,8 +313,8 @@ impl Shard {
                 continue;
             }
             let Some(seat) = self.roster.add_seat(key.index, slow, joining) else { return seats };
-            let member =
-                Member { index: key.index, seat: seat.index, format: Format::new(framing, wording), aside: joining };
+            let (format, aside) = (Format::new(framing, wording), joining || marked);
+            let member = Member { index: key.index, seat: seat.index, format, aside };
             let spot = self.audiences.join(lease.into_id(), &interest, member);
             self.roster.settle_in(key.index, seat, spot);
             self.audiences.rank(&mut self.roster, key.index, seat, &interest);

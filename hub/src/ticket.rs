@@ -4,12 +4,13 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clarion_protocol::{Door, Uid};
+use tokio::sync::oneshot;
 
 use crate::{
     connection::ConnectionId,
     framing::Framing,
     roster::Key,
-    seat::{SeatId, Subscription},
+    seat::{Bookmark, SeatId, Subscription},
     shard::{Command, Inbox},
     tls::TlsState,
     voice::Voice,
@@ -43,10 +44,25 @@ pub struct Arrival {
     pub socket: std::net::TcpStream,
     /// The TLS state of it, if there is one.
     pub tls: Option<Box<TlsState>>,
-    /// What its client is told first, such as the head of a response, as plaintext.
+    /// What its client is told first, such as the head of a response, as plaintext. A poll's is kept for the response that it
+    /// will be: a head with the status 200 and without a length.
     pub opening: Bytes,
     /// What was read beyond the request, as plaintext.
     pub read_ahead: Bytes,
+    /// Told when the connection has joined what it hears, before anything else can reach it.
+    pub entered: Option<oneshot::Sender<Entered>>,
+    /// Keeps how far it has come, where single messages cannot tell. Says nothing until it is
+    /// [released](crate::Hub::release_bookmark). A poll has one always.
+    pub bookmark: Option<Box<dyn Bookmark>>,
+}
+
+/// A connection that was let in by its shard.
+#[derive(Debug)]
+pub struct Entered {
+    /// What it is called in the hub.
+    pub key: ConnectionKey,
+    /// The seats of what it joined, in that order.
+    pub seats: Vec<SeatId>,
 }
 
 /// What was taken for a connection, given back when the last connection that holds it lets it go.

@@ -44,6 +44,8 @@ close_codes! {
     Expired = 3005, "expired";
     /// Too much was waiting for this client.
     Slow = 3008, "slow";
+    /// Messages are missing, and the client speaks nothing in which it could be told.
+    InsufficientState = 3010, "insufficient state";
     /// A ping was not answered.
     NoPong = 3012, "no pong";
     /// The token is not good any more.

@@ -282,7 +282,7 @@ mod tests {
         let heard = open(format!("\0{{\"offset\":7,\"epoch\":\"{forged}\",\"time\":5}}\nx").into()).unwrap();
         let meta = heard.meta.as_ref().unwrap();
         assert_eq!((&meta.position, meta.time), (&None, Some(5)), "the rest of it is good");
-        assert_eq!(crate::wording::event(&heard), "data: x\n\n");
+        assert_eq!(crate::Wording::Event.word(&crate::Channel::parse("a").unwrap(), &heard), "data: x\n\n");
         for (offset, epoch) in [("7", "e\rdata: forged"), ("7", ""), ("7", "a:b")] {
             assert_eq!(from_headers([(HEADER_OFFSET, offset), (HEADER_EPOCH, epoch)]), (None, None), "{epoch:?}");
         }

@@ -7,6 +7,10 @@ use serde_json::value::RawValue;
 use crate::{Channel, Message};
 
 /// How a message reads. What is around it on the wire, such as a WebSocket's frame, is the connection's framing.
+///
+/// Where there is a log, a message names the [cursor](crate::Cursor) of its own place. A connection that hears several
+/// partitions, or one through several subscriptions, needs a cursor of all of them, which no single message can name: for those
+/// there are the bare wordings, and the cursor is told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Wording {
@@ -14,37 +18,129 @@ pub enum Wording {
     Payload,
     /// An event whose `data:` is the payload, for event streams of one channel.
     Event,
+    /// The same without its cursor.
+    BareEvent,
     /// An event whose `data:` names the channel too, for event streams of many.
     EventOfMany,
+    /// The same without its cursor.
+    BareEventOfMany,
+    /// A JSON object with the channel, the payload, and the message's id, time and cursor.
+    Record,
+    /// The same without its cursor.
+    BareRecord,
 }
 
 impl Wording {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Payload, Self::Event, Self::EventOfMany];
+    pub const ALL: [Self; 7] = [
+        Self::Payload,
+        Self::Event,
+        Self::BareEvent,
+        Self::EventOfMany,
+        Self::BareEventOfMany,
+        Self::Record,
+        Self::BareRecord,
+    ];
+
+    /// The same without the cursors of single messages.
+    #[must_use]
+    pub fn bare(self) -> Self {
+        match self {
+            Self::Payload => Self::Payload,
+            Self::Event | Self::BareEvent => Self::BareEvent,
+            Self::EventOfMany | Self::BareEventOfMany => Self::BareEventOfMany,
+            Self::Record | Self::BareRecord => Self::BareRecord,
+        }
+    }
+
+    /// Whether messages name their cursors.
+    fn names_cursor(self) -> bool {
+        matches!(self, Self::Event | Self::EventOfMany | Self::Record)
+    }
+
+    /// Writes a message, which came on `channel`.
+    #[must_use]
+    pub fn word(self, channel: &Channel, message: &Message) -> Bytes {
+        let cursor = message.meta.as_ref().and_then(|meta| meta.cursor.as_deref()).filter(|_| self.names_cursor());
+        match self {
+            Self::Payload => message.payload.clone(),
+            Self::Event | Self::BareEvent => event(message, cursor),
+            Self::EventOfMany | Self::BareEventOfMany => event_of_many(channel, message, cursor),
+            Self::Record | Self::BareRecord => record(channel, message, cursor).into(),
+        }
+    }
 }
 
 /// How deeply JSON may nest and still count as JSON: what serde_json and most other parsers read by default.
 pub const JSON_DEPTH: usize = 128;
 
 /// An event whose data is the payload, byte for byte but for its line ends, which become `\n` at the other side.
-#[must_use]
-pub fn event(message: &Message) -> Bytes {
-    let mut out = Vec::with_capacity(message.payload.len() + 32);
-    id_line(message, &mut out);
+fn event(message: &Message, cursor: Option<&str>) -> Bytes {
+    let mut out = Vec::with_capacity(message.payload.len() + 64);
+    id_line(cursor, &mut out);
     data_lines(&message.payload, &mut out);
     out.into()
 }
 
 /// An event whose data is `{"channel":…,"data"|"text"|"base64":…}`: JSON stays JSON, other UTF-8 is text.
-#[must_use]
-pub fn event_of_many(channel: &Channel, message: &Message) -> Bytes {
-    let mut out = Vec::with_capacity(message.payload.len() + channel.as_str().len() + 48);
-    id_line(message, &mut out);
+fn event_of_many(channel: &Channel, message: &Message, cursor: Option<&str>) -> Bytes {
+    let mut out = Vec::with_capacity(message.payload.len() + channel.as_str().len() + 80);
+    id_line(cursor, &mut out);
     data_lines(&json(channel, &message.payload), &mut out);
     out.into()
 }
 
-/// The JSON object that [`event_of_many`] carries.
+/// `{"channel":…,"data"|"text"|"base64":…,"id":…,"time":…,"cursor":…}`: the message as histories, polls and resuming clients
+/// read it. What is not known is left out.
+#[must_use]
+pub fn record(channel: &Channel, message: &Message, cursor: Option<&str>) -> Vec<u8> {
+    let mut out = json(channel, &message.payload);
+    out.pop();
+    if let Some(id) = &message.id {
+        out.extend_from_slice(br#","id":"#);
+        id.with_str(|id| write_string(id, &mut out));
+    }
+    if let Some(time) = message.meta.as_ref().and_then(|meta| meta.time) {
+        out.extend_from_slice(format!(r#","time":{time}"#).as_bytes());
+    }
+    if let Some(cursor) = cursor {
+        out.extend_from_slice(br#","cursor":"#);
+        write_string(cursor, &mut out);
+    }
+    out.push(b'}');
+    out
+}
+
+/// An event that is no message: `name` says what it is, and its data is a JSON object or nothing.
+#[must_use]
+pub fn notice_event(name: &str, json: &[u8], cursor: Option<&str>) -> Bytes {
+    let mut out = format!("event: {name}\n").into_bytes();
+    id_line(cursor, &mut out);
+    data_lines(json, &mut out);
+    out.into()
+}
+
+/// The same as an object: `{"<name>":…,"cursor":…}`, or the cursor alone where there is nothing to say.
+#[must_use]
+pub fn notice_record(name: &str, json: &[u8], cursor: Option<&str>) -> Bytes {
+    let mut out = vec![b'{'];
+    if !json.is_empty() {
+        write_string(name, &mut out);
+        out.push(b':');
+        out.extend_from_slice(json);
+    }
+    if let Some(cursor) = cursor {
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        out.extend_from_slice(br#""cursor":"#);
+        write_string(cursor, &mut out);
+    }
+    out.push(b'}');
+    out.into()
+}
+
+/// The JSON object that an event of many carries.
 #[must_use]
 pub fn json(channel: &Channel, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + channel.as_str().len() + 24);
@@ -95,10 +191,12 @@ pub(crate) fn depth(json: &[u8]) -> usize {
     deepest
 }
 
-/// `id:` only where there is a log: a client would send it back as `Last-Event-ID`.
-fn id_line(message: &Message, out: &mut Vec<u8>) {
-    if let Some(position) = message.meta.as_ref().and_then(|meta| meta.position.as_ref()) {
-        out.extend_from_slice(format!("id: {}:{}\n", position.epoch, position.offset).as_bytes());
+/// `id:` only where there is a log: a client sends it back as `Last-Event-ID`. A cursor is base64url and ends no line.
+fn id_line(cursor: Option<&str>, out: &mut Vec<u8>) {
+    if let Some(cursor) = cursor {
+        out.extend_from_slice(b"id: ");
+        out.extend_from_slice(cursor.as_bytes());
+        out.push(b'\n');
     }
 }
 
@@ -122,10 +220,10 @@ fn data_lines(payload: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Epoch, Meta, Position};
+    use crate::{MessageId, Meta};
 
     fn one(payload: &'static [u8]) -> String {
-        String::from_utf8(event(&Message::raw(payload)).to_vec()).unwrap()
+        String::from_utf8(event(&Message::raw(payload), None).to_vec()).unwrap()
     }
 
     #[test]
@@ -164,10 +262,32 @@ mod tests {
     }
 
     #[test]
-    fn a_logged_message_has_an_id() {
-        let position = Position { offset: 7, epoch: Epoch::parse("e1").unwrap(), previous: None };
-        let meta = Meta { position: Some(position), ..Meta::default() };
-        let message = Message { meta: Some(meta.into()), ..Message::raw("x") };
-        assert_eq!(event(&message), "id: e1:7\ndata: x\n\n");
+    fn a_logged_message_names_its_cursor_unless_it_is_bare() {
+        let meta = Meta { cursor: Some("c-1".into()), time: Some(5), ..Meta::default() };
+        let id = MessageId::parse("i\"").ok();
+        let message = Message { meta: Some(meta.into()), id, ..Message::raw("x") };
+        let channel = Channel::parse("a").unwrap();
+        for (wording, expected) in [
+            (Wording::Payload, "x"),
+            (Wording::Event, "id: c-1\ndata: x\n\n"),
+            (Wording::BareEvent, "data: x\n\n"),
+            (Wording::EventOfMany, "id: c-1\ndata: {\"channel\":\"a\",\"text\":\"x\"}\n\n"),
+            (Wording::BareEventOfMany, "data: {\"channel\":\"a\",\"text\":\"x\"}\n\n"),
+            (Wording::Record, r#"{"channel":"a","text":"x","id":"i\"","time":5,"cursor":"c-1"}"#),
+            (Wording::BareRecord, r#"{"channel":"a","text":"x","id":"i\"","time":5}"#),
+        ] {
+            assert_eq!(wording.word(&channel, &message), expected, "{wording:?}");
+            let raw = wording.bare().word(&channel, &Message::raw("x"));
+            assert_eq!(wording.word(&channel, &Message::raw("x")), raw, "{wording:?}");
+        }
+    }
+
+    #[test]
+    fn notices_read_as_their_carriers_do() {
+        assert_eq!(notice_event("gap", b"{}", Some("c")), "event: gap\nid: c\ndata: {}\n\n");
+        assert_eq!(notice_event("cursor", b"", Some("c")), "event: cursor\nid: c\ndata: \n\n");
+        assert_eq!(notice_record("gap", b"{}", Some("c")), r#"{"gap":{},"cursor":"c"}"#);
+        assert_eq!(notice_record("read", b"{}", None), r#"{"read":{}}"#);
+        assert_eq!(notice_record("cursor", b"", Some("c")), r#"{"cursor":"c"}"#);
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     outbox::SlowPolicy,
     roster::{Given, Key, Lost, Roster},
     run::Run,
+    seat::{Behind, Reached},
 };
 
 /// Messages are joined up to this many bytes: by then a call costs nothing beside the copying, and a client that is
@@ -26,6 +27,8 @@ pub(super) struct FanOut {
     /// What one member gets that does not get all of it.
     own: Run,
     lost: Vec<(Key, Lost)>,
+    /// Seats that go on from the log.
+    behind: Vec<(Key, u16, Vec<Reached>)>,
 }
 
 /// A message for an audience.
@@ -103,7 +106,7 @@ impl Audiences {
     /// Hands the run to all members that hear in its format.
     fn write_run(&mut self, audience: u32, format: Format, roster: &mut Roster) {
         let Some(audience) = self.table.audience(audience) else { return };
-        let FanOut { run, own, lost, .. } = &mut self.fan_out;
+        let FanOut { run, own, lost, behind, .. } = &mut self.fan_out;
         let (mut messages, mut bytes) = (0, 0);
         for member in audience.members().iter().filter(|member| member.format == format) {
             let run = match member.aside && roster.select(member.index, member.seat, run, own) {
@@ -123,6 +126,7 @@ impl Audiences {
                     self.metrics.slow(SlowPolicy::Latest).inc_by(dropped.latest as u64);
                 }
                 Given::Lost(key, how) => lost.push((key, how)),
+                Given::Behind(key, from) => behind.push((key, member.seat, from)),
                 Given::Nobody => {}
             }
         }
@@ -133,6 +137,18 @@ impl Audiences {
         while let Some((key, how)) = self.fan_out.lost.pop() {
             roster.part_with(key, how);
         }
+        while let Some((key, seat, from)) = self.fan_out.behind.pop() {
+            self.fall_behind(roster, key, seat, from);
+        }
         self.tidy(roster);
+    }
+
+    /// From now on what comes for a seat waits until it was fed the log, which its owner is asked for.
+    fn fall_behind(&mut self, roster: &mut Roster, key: Key, seat: u16, from: Vec<Reached>) {
+        let Some((seat, spot)) = roster.fall_behind(key, seat, &from) else { return };
+        self.set_aside(spot, true);
+        let Some(audience) = self.table.audience(spot.audience) else { return };
+        let (connection, interest, asked) = (roster.name_of(key), audience.id(), audience.interest());
+        self.release.fell_behind(Behind { connection, seat, interest, asked, from });
     }
 }

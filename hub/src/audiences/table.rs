@@ -91,6 +91,11 @@ impl Audience {
         }
     }
 
+    /// What the bus calls it.
+    pub(crate) fn id(&self) -> InterestId {
+        self.id
+    }
+
     /// What was asked for.
     pub(crate) fn interest(&self) -> Interest {
         Interest::new(&self.base, self.depth)

@@ -61,7 +61,7 @@ fn what_was_not_written_waits_in_order() {
         for slow in [SlowPolicy::Disconnect, SlowPolicy::DropOldest] {
             let mut outbox = Outbox::default();
             let mut run = run(&[("a", "abc"), ("a", "def"), ("b", "ghi")]);
-            let pushed = outbox.push_run(&mut run, written, slow, 10_000);
+            let pushed = outbox.push_run(&mut run, written, 0, slow, 10_000);
             assert_eq!(pushed, waits(0, 0));
             assert_eq!(drain(&mut outbox), "abcdefghi"[written..], "{written} {slow:?}");
         }
@@ -71,7 +71,7 @@ fn what_was_not_written_waits_in_order() {
 #[test]
 fn a_full_outbox_says_so_and_keeps_what_was_begun() {
     let mut outbox = Outbox::default();
-    let pushed = outbox.push_run(&mut run(&[("a", "abc"), ("a", "def")]), 1, SlowPolicy::Disconnect, 10);
+    let pushed = outbox.push_run(&mut run(&[("a", "abc"), ("a", "def")]), 1, 0, SlowPolicy::Disconnect, 10);
     assert_eq!(pushed, Pushed::Full);
     outbox.shed();
     outbox.keep("bye".into());
@@ -83,10 +83,10 @@ fn the_oldest_go_first_and_the_begun_one_stays() {
     let mut outbox = Outbox::default();
     let bound = room_for(3, 3);
     let first =
-        outbox.push_run(&mut run(&[("a", "abc"), ("a", "def"), ("a", "ghi")]), 0, SlowPolicy::DropOldest, bound);
+        outbox.push_run(&mut run(&[("a", "abc"), ("a", "def"), ("a", "ghi")]), 0, 0, SlowPolicy::DropOldest, bound);
     assert_eq!(first, waits(0, 0));
     outbox.flush(&mut Client { room: 1, ..Client::default() }, usize::MAX).unwrap();
-    let second = outbox.push_run(&mut run(&[("a", "jkl"), ("a", "mno")]), 0, SlowPolicy::DropOldest, bound);
+    let second = outbox.push_run(&mut run(&[("a", "jkl"), ("a", "mno")]), 0, 0, SlowPolicy::DropOldest, bound);
     assert_eq!(second, waits(2, 0));
     assert!(outbox.bytes() <= bound);
     assert_eq!(drain(&mut outbox), "bcjklmno");
@@ -96,11 +96,11 @@ fn the_oldest_go_first_and_the_begun_one_stays() {
 fn messages_of_other_policies_are_not_dropped_for_it() {
     let mut outbox = Outbox::default();
     let bound = room_for(2, 3);
-    outbox.push_run(&mut run(&[("a", "abc")]), 0, SlowPolicy::Disconnect, bound);
-    outbox.push_run(&mut run(&[("b", "def")]), 0, SlowPolicy::DropOldest, bound);
-    let pushed = outbox.push_run(&mut run(&[("b", "ghi")]), 0, SlowPolicy::DropOldest, bound);
+    outbox.push_run(&mut run(&[("a", "abc")]), 0, 0, SlowPolicy::Disconnect, bound);
+    outbox.push_run(&mut run(&[("b", "def")]), 0, 0, SlowPolicy::DropOldest, bound);
+    let pushed = outbox.push_run(&mut run(&[("b", "ghi")]), 0, 0, SlowPolicy::DropOldest, bound);
     assert_eq!(pushed, waits(1, 0));
-    let too_long = outbox.push_run(&mut run(&[("b", "too long")]), 0, SlowPolicy::DropOldest, bound);
+    let too_long = outbox.push_run(&mut run(&[("b", "too long")]), 0, 0, SlowPolicy::DropOldest, bound);
     assert_eq!(too_long, waits(2, 0));
     assert_eq!(drain(&mut outbox), "abc");
 }
@@ -109,7 +109,7 @@ fn messages_of_other_policies_are_not_dropped_for_it() {
 fn the_newest_of_each_channel_stays() {
     let mut outbox = Outbox::default();
     let mut messages = run(&[("a", "a1"), ("b", "b1"), ("a", "a2"), ("c", "c1"), ("a", "a3"), ("b", "b2")]);
-    let pushed = outbox.push_run(&mut messages, 1, SlowPolicy::Latest, 10_000);
+    let pushed = outbox.push_run(&mut messages, 1, 0, SlowPolicy::Latest, 10_000);
     // The one that was begun is of channel `a` and is written all the same.
     assert_eq!(pushed, waits(0, 2));
     assert_eq!(drain(&mut outbox), "1c1a3b2");
@@ -119,7 +119,7 @@ fn the_newest_of_each_channel_stays() {
 fn the_newest_of_many_channels_are_bounded_too() {
     let mut outbox = Outbox::default();
     let pushed =
-        outbox.push_run(&mut run(&[("a", "a1"), ("b", "b1"), ("c", "c1")]), 0, SlowPolicy::Latest, room_for(2, 2));
+        outbox.push_run(&mut run(&[("a", "a1"), ("b", "b1"), ("c", "c1")]), 0, 0, SlowPolicy::Latest, room_for(2, 2));
     assert_eq!(pushed, waits(0, 1));
     assert_eq!(drain(&mut outbox), "b1c1");
 }
@@ -131,7 +131,7 @@ fn gaps_are_closed_and_the_books_stay_right() {
     for number in 0..10_000 {
         let name = format!("c{}", number % 7);
         let mut one = run(&[(&name, &format!("[{number}]"))]);
-        outbox.push_run(&mut one, 0, SlowPolicy::Latest, 100_000);
+        outbox.push_run(&mut one, 0, 0, SlowPolicy::Latest, 100_000);
         if number % 1000 == 999 {
             outbox.flush(&mut Client { room: 2, ..Client::default() }, usize::MAX).unwrap();
         }
@@ -154,11 +154,11 @@ fn what_is_no_message_is_bounded_unless_it_must_go() {
 fn what_must_stay_takes_the_room_of_what_may_go() {
     let mut outbox = Outbox::default();
     let bound = room_for(3, 3);
-    outbox.push_run(&mut run(&[("a", "abc"), ("a", "def")]), 0, SlowPolicy::DropOldest, bound);
-    outbox.push_run(&mut run(&[("b", "ghi")]), 0, SlowPolicy::Latest, bound);
-    assert_eq!(outbox.push_run(&mut run(&[("c", "jkl")]), 0, SlowPolicy::Disconnect, bound), waits(1, 0));
-    assert_eq!(outbox.push_run(&mut run(&[("c", "mnopqr")]), 0, SlowPolicy::Disconnect, bound), waits(1, 1));
-    assert_eq!(outbox.push_run(&mut run(&[("c", "stuvwxyz")]), 0, SlowPolicy::Disconnect, bound), Pushed::Full);
+    outbox.push_run(&mut run(&[("a", "abc"), ("a", "def")]), 0, 0, SlowPolicy::DropOldest, bound);
+    outbox.push_run(&mut run(&[("b", "ghi")]), 0, 0, SlowPolicy::Latest, bound);
+    assert_eq!(outbox.push_run(&mut run(&[("c", "jkl")]), 0, 0, SlowPolicy::Disconnect, bound), waits(1, 0));
+    assert_eq!(outbox.push_run(&mut run(&[("c", "mnopqr")]), 0, 0, SlowPolicy::Disconnect, bound), waits(1, 1));
+    assert_eq!(outbox.push_run(&mut run(&[("c", "stuvwxyz")]), 0, 0, SlowPolicy::Disconnect, bound), Pushed::Full);
     assert_eq!(drain(&mut outbox), "jklmnopqr");
 }
 
@@ -169,7 +169,7 @@ fn one_pong_waits_and_it_is_the_last() {
     outbox.flush(&mut Client { room: 1, ..Client::default() }, usize::MAX).unwrap();
     for number in 0..1000 {
         outbox.keep_pong(format!("<{number}>").into());
-        outbox.push_run(&mut run(&[("a", &number.to_string())]), 0, SlowPolicy::Latest, 10_000);
+        outbox.push_run(&mut run(&[("a", &number.to_string())]), 0, 0, SlowPolicy::Latest, 10_000);
     }
     assert!(outbox.entries.len() <= 2 * (GAPS + 3));
     assert_eq!(drain(&mut outbox), "egun<999>999");

@@ -6,10 +6,17 @@
 
 use bytes::Bytes;
 use clarion_protocol::Position;
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::{Roster, record::Key, seats::State, writing::Given};
+use super::{
+    Roster,
+    record::Key,
+    seats::State,
+    writing::{Given, Lost},
+};
 use crate::{
+    audiences::Spot,
     batch::Delivered,
     framing::Format,
     outbox::SlowPolicy,
@@ -101,6 +108,8 @@ impl Roster {
         let state = record.cold.seats.at(seat).map_or(State::Vacant, |seat| seat.state);
         let waiting = record.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         let room = self.common.settings.outbox_bytes.saturating_sub(waiting);
+        let marked = self.is_marked(index);
+        let mut passed = SmallVec::<[Position; 4]>::new();
         let mut catch_up = self.catching_up.get_mut(&(index, seat));
         own.clear();
         for (piece, bytes) in run.iter() {
@@ -116,10 +125,13 @@ impl Roster {
                 Some(catch_up) => catch_up.passes(piece),
             };
             if passes {
+                passed.extend(position(piece).filter(|_| marked).cloned());
                 own.push(&piece.channel, piece.meta.as_ref(), |out| out.extend_from_slice(bytes));
             }
         }
-        if state == State::Live && catch_up.is_some_and(|catch_up| catch_up.up_to.is_empty()) {
+        let caught_up = state == State::Live && catch_up.is_some_and(|catch_up| catch_up.up_to.is_empty());
+        passed.iter().for_each(|position| self.note_passed(index, Some(position)));
+        if caught_up {
             self.catching_up.remove(&(index, seat));
             self.note_caught_up(index, seat);
         }
@@ -128,7 +140,7 @@ impl Roster {
 
     /// A seat that nothing holds back any more is written to directly.
     fn note_caught_up(&mut self, index: u32, seat: u16) {
-        let Some(record) = self.records.get(index as usize) else { return };
+        let Some(record) = self.records.get(index as usize).filter(|_| !self.is_marked(index)) else { return };
         if record.cold.seats.rivals(seat).is_empty()
             && let Some(seat) = record.cold.seats.at(seat)
         {
@@ -145,6 +157,14 @@ impl Roster {
             let _ = reply.send(Fed::Gone);
             return;
         }
+        for notice in &page.notices {
+            self.notify(key, format.wording(), notice);
+        }
+        // A client that cannot be told is let go.
+        if !self.record(key).is_some_and(joining) {
+            let _ = reply.send(Fed::Gone);
+            return;
+        }
         let mut run = Run::default();
         let rivals = self.records[key.index as usize].cold.seats.rivals(id.index);
         for (channel, message) in page.messages {
@@ -156,6 +176,8 @@ impl Roster {
             run.push(&message.channel, meta.as_ref(), |out| message.encode(format, out));
         }
         let place = (key.index, id.index);
+        // What the pages had is told when all seats are released; what waited came live.
+        let mut live = Vec::new();
         let fed = match self.catching_up.get_mut(&place) {
             None => Fed::Gone,
             Some(catch_up) => {
@@ -170,6 +192,7 @@ impl Roster {
                         let held = std::mem::take(&mut catch_up.held);
                         catch_up.bytes = 0;
                         for Held { piece, bytes } in held {
+                            live.extend(position(&piece).cloned());
                             run.push(&piece.channel, piece.meta.as_ref(), |out| out.extend_from_slice(&bytes));
                         }
                         Fed::Live
@@ -180,6 +203,7 @@ impl Roster {
         if fed == Fed::Live {
             self.go_live(place);
         }
+        live.iter().for_each(|position| self.note_passed(key.index, Some(position)));
         if !run.is_empty() {
             self.write_page(key, id.index, &mut run);
         }
@@ -206,6 +230,8 @@ impl Roster {
                 self.common.metrics.slow(SlowPolicy::Latest).inc_by(dropped.latest as u64);
             }
             Given::Lost(key, how) => return self.part_with(key, how),
+            // One page is more than may wait.
+            Given::Behind(key, _) => return self.part_with(key, Lost::Slow),
             Given::Nobody => return,
         }
         self.common.metrics.messages_out.inc_by(messages as u64);
@@ -222,6 +248,19 @@ impl Roster {
             Some(record) if record.is_open() => drop(reply.send(fed)),
             _ => drop(reply.send(Fed::Gone)),
         }
+    }
+
+    /// A seat had more waiting than may wait: it is joining again. Where it sits, if it is still here.
+    pub(crate) fn fall_behind(&mut self, key: Key, seat: u16, from: &[Reached]) -> Option<(SeatId, Spot)> {
+        let record = self.record(key).filter(|record| record.is_open())?;
+        let its = record.cold.seats.at_mut(seat).filter(|its| its.state == State::Live)?;
+        its.state = State::Joining;
+        let (id, spot) = (SeatId { index: seat, serial: its.serial }, its.spot);
+        record.tidy();
+        self.catching_up.insert((key.index, seat), CatchUp::default());
+        self.note_behind(key.index, from);
+        self.common.metrics.slow(SlowPolicy::CatchUp).inc();
+        Some((id, spot))
     }
 
     /// A client has taken all that waited.

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     connection::Phase,
     frame::{FrameError, Opcode, encode},
+    framing::Framing,
     metrics::End,
 };
 
@@ -24,7 +25,10 @@ impl Roster {
             record.tidy();
         }
         let paused = record.is_paused();
-        let goodbye = record.framing.goodbye(code, retry_within);
+        let goodbye = match record.framing {
+            Framing::Poll => self.nothing(key.index),
+            framing @ (Framing::WebSocket | Framing::EventStream) => framing.goodbye(code, retry_within),
+        };
         self.part(key, Phase::Closing, End::Said(code));
         let Some(record) = self.record(key) else { return };
         match &record.transport {

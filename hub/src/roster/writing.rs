@@ -11,8 +11,10 @@ use super::{
 };
 use crate::{
     connection::Phase,
+    framing::Framing,
     outbox::{Dropped, Pushed, SlowPolicy},
     run::Run,
+    seat::Reached,
 };
 
 /// What a run did to one connection.
@@ -21,6 +23,8 @@ pub(crate) enum Given {
     All,
     /// The same, and these, new or old, were dropped.
     AllBut(Dropped),
+    /// More waited than may wait, and was dropped: the seat is to read the log from behind these places.
+    Behind(Key, Vec<Reached>),
     /// The connection is to end: [`Roster::part_with`].
     Lost(Key, Lost),
     /// There is no such seat any more.
@@ -41,6 +45,10 @@ impl Roster {
     pub(crate) fn give(&mut self, index: u32, seat: u16, run: &mut Run) -> Given {
         let Some(record) = self.records.get_mut(index as usize) else { return Given::Nobody };
         let mut written = 0;
+        if record.framing == Framing::Poll {
+            let key = key_of(index, record);
+            return self.post(key, run);
+        }
         if record.outbox.is_none() && record.transport.is_socket() {
             match record.write(run.bytes()) {
                 Ok(taken) if taken == run.bytes().len() => return Given::All,
@@ -49,9 +57,11 @@ impl Roster {
             }
         }
         let Some(slow) = record.cold.seats.at(seat).map(|seat| seat.slow) else { return Given::Nobody };
-        match record.outbox.get_or_insert_default().push_run(run, written, slow, self.common.settings.outbox_bytes) {
+        let bound = self.common.settings.outbox_bytes;
+        match record.outbox.get_or_insert_default().push_run(run, written, seat, slow, bound) {
             Pushed::Waits(dropped) if dropped == Dropped::default() => Given::All,
             Pushed::Waits(dropped) => Given::AllBut(dropped),
+            Pushed::Behind(from) => Given::Behind(key_of(index, record), from),
             Pushed::Full => Given::Lost(key_of(index, record), Lost::Slow),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use clarion_protocol::CloseCode;
+use clarion_protocol::{CloseCode, InterestId};
 use mio::Waker;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -18,7 +18,7 @@ use crate::{
     batch::Batch,
     clock::Time,
     roster::Key,
-    seat::{Fed, Page, SeatId, Subscription},
+    seat::{Fed, Notice, Page, Reached, SeatId, Subscription},
     ticket::{Arrival, Open, Opened},
     tls::TlsState,
 };
@@ -42,6 +42,12 @@ pub(crate) enum Command {
     Join(Key, Vec<Subscription>, oneshot::Sender<Vec<SeatId>>),
     Leave(Key, SeatId),
     Feed(Key, SeatId, Page, oneshot::Sender<Fed>),
+    /// Tells one connection something.
+    Notify(Key, Notice),
+    /// Tells all who hear an interest something.
+    NotifyInterest(InterestId, Notice),
+    /// A connection has caught up: from now on it is told how far it has come.
+    ReleaseBookmark(Key, Vec<Reached>),
     Close(Key, CloseCode),
     CloseSome(usize, CloseCode),
     /// Closes all, and ends the thread when all are gone or at this time.

@@ -91,7 +91,16 @@ async fn one_that_comes_with_its_socket_is_told_first() {
         let Wish { open, subscriptions } = it.wish(door, &["a"], SlowPolicy::Disconnect);
         let (mut client, socket) = it.pair(None);
         let (opening, read_ahead) = (Bytes::from_static(b"welcome\n"), masked(0x81, b"ping").into());
-        it.hub.enter(Arrival { open, subscriptions, socket, tls: None, opening, read_ahead });
+        it.hub.enter(Arrival {
+            open,
+            subscriptions,
+            socket,
+            tls: None,
+            opening,
+            read_ahead,
+            entered: None,
+            bookmark: None,
+        });
         let mut told = [0; 8];
         std::io::Read::read_exact(&mut &client.socket, &mut told).unwrap();
         assert_eq!(told, *b"welcome\n");
@@ -119,7 +128,16 @@ async fn one_that_comes_too_late_is_hung_up_on() {
     let (mut client, socket) = it.pair(None);
     let hub = it.hub.clone();
     hub.clone().stop(tokio::time::Instant::now()).await;
-    hub.enter(Arrival { open, subscriptions, socket, tls: None, opening: "x".into(), read_ahead: Bytes::new() });
+    hub.enter(Arrival {
+        open,
+        subscriptions,
+        socket,
+        tls: None,
+        opening: "x".into(),
+        read_ahead: Bytes::new(),
+        entered: None,
+        bookmark: None,
+    });
     assert_eq!(client.frame(), None);
     assert_eq!((it.leases(), it.received.released.lock().len()), (0, 1));
 }

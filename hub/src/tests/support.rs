@@ -19,8 +19,8 @@ use prometheus::Registry;
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    Answer, Config, ConnectionId, ConnectionKey, Framing, Hub, InterestLease, Open, Opened, Place, Release, SlowPolicy,
-    Subscription, Thread, Ticket, Voice,
+    Answer, Behind, Config, ConnectionId, ConnectionKey, Framing, Hub, InterestLease, Open, Opened, Place, Release,
+    SlowPolicy, Subscription, Thread, Ticket, Voice,
     frame::{Kind, Opcode, encode, write_header},
 };
 
@@ -32,11 +32,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Received {
     pub messages: Mutex<VecDeque<(ConnectionKey, Channel, Bytes)>>,
     pub released: Mutex<Vec<InterestId>>,
+    pub behind: Mutex<Vec<Behind>>,
 }
 
 impl Release for Received {
     fn release(&self, interests: &[InterestId]) {
         self.released.lock().extend_from_slice(interests);
+    }
+
+    fn fell_behind(&self, behind: Behind) {
+        self.behind.lock().push(behind);
     }
 }
 
@@ -293,6 +298,32 @@ impl Client {
         let Frame(first, payload) = self.frame().expect("a message, not the end");
         assert_eq!(first, 0x81, "{payload:?}");
         String::from_utf8(payload).unwrap()
+    }
+
+    /// Reads text that is no frames, until it ends so.
+    pub(crate) fn until(&mut self, end: &str) -> String {
+        let mut text = String::from_utf8(std::mem::take(&mut self.read)).unwrap();
+        let mut buffer = [0; 16 * 1024];
+        while !text.ends_with(end) {
+            let length = self.socket.read(&mut buffer).unwrap();
+            assert_ne!(length, 0, "the end came after {text:?}");
+            text.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+        }
+        text
+    }
+
+    /// Reads text until the server ends it, and hangs up.
+    pub(crate) fn rest(&mut self) -> String {
+        let mut text = String::new();
+        self.socket.read_to_string(&mut text).unwrap();
+        self.socket.shutdown(std::net::Shutdown::Write).unwrap();
+        text
+    }
+
+    /// The code of the close frame that comes next.
+    pub(crate) fn close_code(&mut self) -> Option<u16> {
+        let Frame(first, payload) = self.frame()?;
+        (first == 0x88).then(|| u16::from_be_bytes([payload[0], payload[1]]))
     }
 
     /// Whether nothing is there to be read after something else surely arrived.

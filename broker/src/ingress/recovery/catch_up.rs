@@ -326,7 +326,7 @@ impl Recovery {
     fn first_cursor(&self, joined: &Joined, edges: &[Edge]) -> Option<Notice> {
         let alone = joined.cursors && !self.needs_bookmark(&joined.interests());
         let cursor = || Cursor::new(edges.iter().map(|edge| place(&edge.epoch, edge.up_to)));
-        alone.then(|| Notice { name: "cursor", data: Bytes::new(), cursor: self.text(&cursor()) })
+        alone.then(|| Notice { name: Notice::CURSOR, data: Bytes::new(), cursor: self.text(&cursor()) })
     }
 
     /// From now on the end of each turn tells a client of several places where it stands.

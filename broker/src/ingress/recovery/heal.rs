@@ -292,14 +292,14 @@ impl Recovery {
     pub(super) fn tell_gap(&self, interests: &[InterestId], reason: &'static str) {
         self.metrics.gaps.with_label_values(&[reason]).inc_by(interests.len() as u64);
         for id in interests {
-            self.hub.notify_interest(*id, gap(reason));
+            self.hub.notify_interest(*id, &gap(reason));
         }
     }
 }
 
 /// What a client is told when messages are missing.
 pub(super) fn gap(reason: &'static str) -> Notice {
-    Notice { name: "gap", data: Bytes::from(format!(r#"{{"reason":"{reason}"}}"#)), cursor: None }
+    Notice { name: Notice::GAP, data: Bytes::from(format!(r#"{{"reason":"{reason}"}}"#)), cursor: None }
 }
 
 impl State {
