@@ -33,7 +33,7 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use tokio::sync::watch;
 
 pub use config::{ApiKey, Config, DEVELOPMENT_SECRET, Mistake};
-pub use credential::SUBPROTOCOL;
+pub use credential::{RESUME_PROTOCOL, SUBPROTOCOL, offers};
 pub use namespace::{Log, Namespace, Patterns, Publish, Subscribe};
 pub use origin::OriginRule;
 pub use refusal::{AuthError, Forbidden, Unauthorized};

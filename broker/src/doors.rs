@@ -6,11 +6,16 @@
 pub mod cors;
 mod events;
 pub mod hand_over;
+pub(crate) mod history;
 pub mod page;
+pub(crate) mod resume;
 mod voice;
 mod websocket;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     extract::{Request, State},
@@ -18,24 +23,29 @@ use axum::{
 };
 use bytes::Bytes;
 use clarion_bus::Link;
-use clarion_hub::{Framing, Leaving, Open, Subscription, Voice, voice::Mute};
-use clarion_protocol::{Channel, Door, Interest, Wording};
+use clarion_hub::{Bookmark, Framing, InterestLease, Leaving, Open, Subscription, Voice, voice::Mute};
+use clarion_protocol::{Channel, Cursor, Door, Interest, Uid, Wording};
 use http::{
     HeaderMap, Method, StatusCode,
     header::{ACCEPT, UPGRADE},
     request::Parts,
 };
 
-use self::hand_over::HandOver;
+use self::{
+    hand_over::HandOver,
+    resume::{Asked, CatchUp, Marker},
+};
 use crate::{
     answer::{self, Problem, problem},
-    auth::{AuthError, Unauthorized},
+    auth::{AuthError, Policy, Unauthorized},
+    inbox,
+    ingress::recovery::Start,
     node::{Caller, Node},
     relay,
 };
 
 /// The doors there are today, for whoever knocks at none.
-const DOORS: &str = "a channel is heard by a WebSocket handshake, or as an event stream with `Accept: text/event-stream`; it is published to with POST";
+const DOORS: &str = "a channel is heard by a WebSocket handshake, or as an event stream with `Accept: text/event-stream`; what was logged is read with ?last=20; it is published to with POST";
 
 /// How a client asks to be connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +81,9 @@ enum Wanted {
 }
 
 impl Wanted {
-    fn interests(self, caller: &Caller) -> Result<Vec<Interest>, Problem> {
+    fn interests(&self, caller: &Caller) -> Result<Vec<Interest>, Problem> {
         match self {
-            Self::These(interests) => Ok(interests),
+            Self::These(interests) => Ok(interests.clone()),
             Self::Mine => match &caller.identity.user {
                 Some(user) => Ok(vec![(&Channel::of_user(user)).into(), (&Channel::broadcast()).into()]),
                 None => Err(AuthError::Unauthorized { reason: Unauthorized::NoToken }.into()),
@@ -124,12 +134,23 @@ async fn enter(
     upstream: Option<Channel>,
     stream: Door,
 ) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    let asked = Asked::read(&head);
+    let request = Request::from_parts(head, body);
     let Some(transport) = Transport::asked(request.headers()) else {
-        return Err(problem(StatusCode::NOT_ACCEPTABLE, "not_acceptable", DOORS));
+        let asked = asked?;
+        if !asked.is_of_history() {
+            return Err(problem(StatusCode::NOT_ACCEPTABLE, "not_acceptable", DOORS));
+        }
+        return history::enter(node, request, wanted, asked).await;
     };
-    let (result, door) = match transport {
-        Transport::WebSocket => (websocket::enter(node, request, wanted, upstream).await, Door::WebSocket),
-        Transport::EventStream => (events::enter(node, request, wanted, stream).await, Door::Sse),
+    let (result, door) = match (transport, asked) {
+        (Transport::WebSocket, Err(problem)) => (Err(problem), Door::WebSocket),
+        (Transport::EventStream, Err(problem)) => (Err(problem), Door::Sse),
+        (Transport::WebSocket, Ok(asked)) => {
+            (websocket::enter(node, request, wanted, upstream, asked).await, Door::WebSocket)
+        }
+        (Transport::EventStream, Ok(asked)) => (events::enter(node, request, wanted, stream, asked).await, Door::Sse),
     };
     result.or_else(|refusal| {
         node.metrics.refused.with_label_values(&[door.label(), refusal.code()]).inc();
@@ -148,6 +169,12 @@ struct ConnectionRequest {
     wanted: Wanted,
     /// Where to its client publishes by what it sends, if it may.
     upstream: Option<Channel>,
+    /// What is asked of the log.
+    asked: Asked,
+    /// Where to begin in it, where that is known already.
+    start: Option<Start>,
+    /// When it is over, whatever comes.
+    ends_after: Option<Duration>,
 }
 
 /// What a request for a connection leads to.
@@ -177,11 +204,13 @@ impl ConnectionRequest {
         }
         let permit = node.admission.enter(caller.identity.user.as_ref(), caller.address, &interests)?;
         let leases = node.ingress.acquire(&interests).await?;
-        let subscriptions = leases.into_iter().zip(interests).zip(policies);
-        let subscriptions = subscriptions.map(|((lease, interest), policy)| {
-            let (slow, wording) = (policy.slow, self.wording);
-            Subscription { lease, interest, slow, wording, joining: false }
+        let begins = self.begins(node, &caller, &interests, &policies, &leases).await?;
+        let subscriptions = leases.into_iter().zip(interests).zip(policies).enumerate();
+        let subscriptions = subscriptions.map(|(at, ((lease, interest), policy))| {
+            let joining = begins.catch_up.as_ref().is_some_and(|it| it.seats.iter().any(|(seat, ..)| *seat == at));
+            Subscription { lease, interest, slow: policy.slow, wording: begins.wording, joining }
         });
+        let subscriptions = subscriptions.collect();
         let upstream = self.upstream.filter(|channel| node.could_publish(&caller, channel));
         let voice: Box<dyn Voice> = match upstream {
             Some(channel) => {
@@ -202,14 +231,73 @@ impl ConnectionRequest {
             door: self.door,
             framing: self.framing,
             user: caller.identity.user.clone(),
-            expires: expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default()),
+            expires: [self.ends_after, expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default())]
+                .into_iter()
+                .flatten()
+                .min(),
             voice,
             lease: permit.into_place(),
         };
-        let hand_over =
-            HandOver { hub: node.hub.clone(), open, subscriptions: subscriptions.collect(), greeting: Bytes::new() };
+        let Begins { catch_up, bookmark, .. } = begins;
+        let entered = catch_up.map(|catch_up| catch_up.begin(&node.runtime));
+        let hub = node.hub.clone();
+        let hand_over = HandOver { hub, open, subscriptions, greeting: Bytes::new(), entered, bookmark };
         Ok(Outcome::Here(hand_over, caller))
     }
+
+    /// Where the connection begins in what is logged, and how it is told how far it has come.
+    async fn begins(
+        &self,
+        node: &Arc<Node>,
+        caller: &Caller,
+        interests: &[Interest],
+        policies: &[Policy],
+        leases: &[InterestLease],
+    ) -> Result<Begins, Problem> {
+        let plain = Begins { catch_up: None, bookmark: None, wording: self.wording };
+        let Some(recovery) = node.ingress.recovery() else {
+            self.asked.without_log()?;
+            return Ok(plain);
+        };
+        let touches = |interest: &Interest| !recovery.logs().touched(interest).is_empty();
+        let seats = leases.iter().zip(interests).enumerate().filter(|(_, (_, interest))| touches(interest));
+        let seats: Vec<_> = seats.map(|(at, (lease, interest))| (at, lease.id(), interest.clone())).collect();
+        if seats.is_empty() {
+            self.asked.without_log()?;
+            return Ok(plain);
+        }
+        let key = recovery.key().await.map_err(history::no_log)?;
+        let start = match &self.start {
+            Some(start) => start.clone(),
+            None => self.asked.start(self.framing == Framing::EventStream, &key)?,
+        };
+        let logged: Vec<_> = seats.iter().map(|(_, _, interest)| interest.clone()).collect();
+        let cursors = self.wording != Wording::Payload;
+        let several = recovery.needs_bookmark(&logged);
+        let cursor = if let Start::Since(cursor) = &start { cursor.clone() } else { Cursor::default() };
+        let bookmark = cursors && (several || self.framing == Framing::Poll);
+        let bookmark = bookmark.then(|| Box::new(Marker::new(&cursor, key)) as Box<dyn Bookmark>);
+        let wording = if several { self.wording.bare() } else { self.wording };
+        let read = match &caller.identity.user {
+            Some(user) if has_inbox(user, interests, policies) => Some(inbox::marks(node, user).await?),
+            _ => None,
+        };
+        let catch_up = CatchUp { recovery: recovery.clone(), seats, start, cursors, read };
+        Ok(Begins { catch_up: Some(catch_up), bookmark, wording })
+    }
+}
+
+/// How a connection begins.
+struct Begins {
+    catch_up: Option<CatchUp>,
+    bookmark: Option<Box<dyn Bookmark>>,
+    wording: Wording,
+}
+
+/// Whether a connection hears its user's inbox.
+fn has_inbox(user: &Uid, interests: &[Interest], policies: &[Policy]) -> bool {
+    let own = Interest::from(&Channel::of_user(user));
+    interests.iter().zip(policies).any(|(interest, policy)| policy.inbox && *interest == own)
 }
 
 /// Any method that a path does not know; the router adds `Allow`.

@@ -144,8 +144,8 @@ impl<'a> Inbox<'a> {
 
     /// What lies in the log beyond what is marked as a whole.
     async fn beyond(&self, marks: &Marks) -> Result<History, Problem> {
-        let interest = (&self.channel).into();
-        let newest = self.recovery.history(&interest, &Wanted::Last(LOOKED_AT)).await.map_err(no_log)?;
+        let newest =
+            self.recovery.history(&[(&self.channel).into()], &Wanted::Last(LOOKED_AT)).await.map_err(no_log)?;
         let messages = newest.messages.into_iter().filter(|(_, message)| unmarked(message, marks)).collect();
         Ok(History { messages, ..newest })
     }
@@ -181,7 +181,7 @@ impl<'a> Inbox<'a> {
     }
 
     async fn top(&self) -> Result<Place, Problem> {
-        let history = self.recovery.history(&(&self.channel).into(), &Wanted::Last(0)).await.map_err(no_log)?;
+        let history = self.recovery.history(&[(&self.channel).into()], &Wanted::Last(0)).await.map_err(no_log)?;
         history.cursor.places().first().cloned().ok_or_else(gone)
     }
 }

@@ -76,7 +76,8 @@ impl Metrics {
                 prometheus::exponential_buckets(0.000_05, 2.0, 18)?,
             )?,
             queue_full: one("clarion_shard_queue_full_waits_total", "Times that the bus had to wait for a shard.")?,
-            slow: ["disconnect", "drop_oldest", "latest", "catch_up"].map(|policy| overflows.with_label_values(&[policy])),
+            slow: ["disconnect", "drop_oldest", "latest", "catch_up"]
+                .map(|policy| overflows.with_label_values(&[policy])),
             closes: CloseCode::ALL.iter().map(|code| closes.with_label_values(&[&code.code().to_string()])).collect(),
             client: closes.with_label_values(&["client"]),
             lost: closes.with_label_values(&["lost"]),

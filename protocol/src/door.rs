@@ -10,11 +10,13 @@ pub enum Door {
     Sse,
     /// An event stream of many channels, `/events`.
     Events,
+    /// A request that waits for one answer, `?wait=`.
+    Poll,
 }
 
 impl Door {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::WebSocket, Self::Sse, Self::Events];
+    pub const ALL: [Self; 4] = [Self::WebSocket, Self::Sse, Self::Events, Self::Poll];
 
     /// Its name as the label `door` of metrics.
     #[must_use]
@@ -23,6 +25,7 @@ impl Door {
             Self::WebSocket => "websocket",
             Self::Sse => "sse",
             Self::Events => "events",
+            Self::Poll => "poll",
         }
     }
 }

@@ -7,6 +7,9 @@ use http::{HeaderMap, HeaderName, header, request::Parts};
 /// The sub-protocol that Clarion speaks on plain WebSockets.
 pub const SUBPROTOCOL: &str = "clarion.v1";
 
+/// The sub-protocol in which frames carry cursors.
+pub const RESUME_PROTOCOL: &str = "clarion.resume.v1";
+
 /// What a sub-protocol that is really a token begins with.
 const BEARER_PROTOCOL: &str = "bearer.";
 
@@ -38,6 +41,11 @@ fn place<'a>(place: &'static str) -> impl FnOnce(Cow<'a, str>) -> Credential<'a>
 /// The sub-protocol to answer with. Browsers break off when none of those that they offered is named.
 pub(super) fn subprotocol(head: &Parts) -> Option<&'static str> {
     protocols(&head.headers).any(|protocol| protocol == SUBPROTOCOL).then_some(SUBPROTOCOL)
+}
+
+/// Whether a WebSocket handshake offers a sub-protocol.
+pub fn offers(head: &Parts, protocol: &str) -> bool {
+    protocols(&head.headers).any(|offered| offered == protocol)
 }
 
 /// Other schemes, such as the `Basic` of a proxy, are not for us.

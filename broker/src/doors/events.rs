@@ -7,14 +7,20 @@ use clarion_hub::Framing;
 use clarion_protocol::{Door, Interest, Wording};
 use http::{HeaderValue, Method, header::CONNECTION};
 
-use super::{ConnectionRequest, Outcome, Wanted, hand_over::HandOver};
+use super::{ConnectionRequest, Outcome, Wanted, hand_over::HandOver, resume::Asked};
 use crate::{
     answer::{self, Problem},
     node::Node,
 };
 
 /// Registers an event stream and makes the head of its response; the shard writes the rest to the socket itself.
-pub(super) async fn enter(node: &Arc<Node>, request: Request, wanted: Wanted, door: Door) -> Result<Response, Problem> {
+pub(super) async fn enter(
+    node: &Arc<Node>,
+    request: Request,
+    wanted: Wanted,
+    door: Door,
+    asked: Asked,
+) -> Result<Response, Problem> {
     let (mut head, _body) = request.into_parts();
     if head.method == Method::HEAD {
         let caller = node.caller(&head).await?;
@@ -24,7 +30,9 @@ pub(super) async fn enter(node: &Arc<Node>, request: Request, wanted: Wanted, do
         return Ok(answer::event_stream(Body::empty()));
     }
     let wording = if door == Door::Events { Wording::EventOfMany } else { Wording::Event };
-    let request = ConnectionRequest { door, framing: Framing::EventStream, wording, wanted, upstream: None };
+    let framing = Framing::EventStream;
+    let request =
+        ConnectionRequest { door, framing, wording, wanted, upstream: None, asked, start: None, ends_after: None };
     match request.admit(node, &mut head).await? {
         Outcome::Elsewhere(response) => Ok(response),
         Outcome::Here(hand_over, _) => {

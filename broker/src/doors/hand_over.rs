@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use bytes::Bytes;
-use clarion_hub::{Hub, Open, Subscription};
+use clarion_hub::{Bookmark, Entered, Hub, Open, Subscription};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 /// A client that is let in: with the head of its response the socket leaves HTTP.
 pub struct HandOver {
@@ -20,6 +21,10 @@ pub struct HandOver {
     pub subscriptions: Vec<Subscription>,
     /// What the client reads first after the head.
     pub greeting: Bytes,
+    /// Who is told that it was let in.
+    pub entered: Option<oneshot::Sender<Entered>>,
+    /// Keeps how far it comes, where single messages cannot tell.
+    pub bookmark: Option<Box<dyn Bookmark>>,
 }
 
 /// What a response can carry must be one that can be cloned; the client goes to whoever takes it first.

@@ -19,9 +19,10 @@ use http::{
 };
 use sha1::{Digest as _, Sha1};
 
-use super::{ConnectionRequest, Outcome, Wanted};
+use super::{ConnectionRequest, Outcome, Wanted, resume::Asked};
 use crate::{
     answer::{Problem, problem},
+    auth,
     node::Node,
 };
 
@@ -37,16 +38,20 @@ pub(super) async fn enter(
     request: Request,
     wanted: Wanted,
     upstream: Option<Channel>,
+    asked: Asked,
 ) -> Result<Response, Problem> {
     let (mut head, _body) = request.into_parts();
     let accept = check(&head)?;
-    let (door, framing, wording) = (Door::WebSocket, Framing::WebSocket, Wording::Payload);
-    let request = ConnectionRequest { door, framing, wording, wanted, upstream };
+    let (door, framing) = (Door::WebSocket, Framing::WebSocket);
+    let resumes = auth::offers(&head, auth::RESUME_PROTOCOL);
+    let wording = if resumes { Wording::Record } else { Wording::Payload };
+    let request = ConnectionRequest { door, framing, wording, wanted, upstream, asked, start: None, ends_after: None };
     let (hand_over, caller) = match request.admit(node, &mut head).await? {
         Outcome::Here(hand_over, caller) => (hand_over, caller),
         Outcome::Elsewhere(response) => return Ok(response),
     };
-    let mut response = switch(accept, caller.identity.subprotocol);
+    let subprotocol = resumes.then_some(auth::RESUME_PROTOCOL).or(caller.identity.subprotocol);
+    let mut response = switch(accept, subprotocol);
     hand_over.put(&mut response);
     Ok(response)
 }

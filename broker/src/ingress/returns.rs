@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use clarion_bus::{Bus, BusHandle};
-use clarion_hub::Release;
+use clarion_hub::{Behind, Release};
 use clarion_protocol::InterestId;
 
 use super::Recovery;
@@ -39,6 +39,12 @@ impl Release for Returns {
         // With the bus its interests are gone, too.
         if let Some(bus) = self.bus.get().and_then(Weak::upgrade) {
             interests.iter().for_each(|id| bus.unsubscribe(*id));
+        }
+    }
+
+    fn fell_behind(&self, behind: Behind) {
+        if let Some(recovery) = self.recovery.get().and_then(Weak::upgrade) {
+            recovery.fell_behind(behind);
         }
     }
 }

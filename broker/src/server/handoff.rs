@@ -74,10 +74,12 @@ impl Prepared {
     /// # Errors
     /// When the socket is gone already.
     pub(super) fn complete(self, socket: impl Carrier, read_ahead: Bytes) -> io::Result<()> {
-        let Self { hand_over: HandOver { hub, open, subscriptions, greeting }, head: mut opening } = self;
+        let Self { hand_over, head: mut opening } = self;
+        let HandOver { hub, open, subscriptions, greeting, entered, bookmark } = hand_over;
         opening.extend_from_slice(&greeting);
         let (socket, tls) = socket.into_parts()?;
-        hub.enter(Arrival { open, subscriptions, socket, tls, opening: opening.into(), read_ahead });
+        let opening = opening.into();
+        hub.enter(Arrival { open, subscriptions, socket, tls, opening, read_ahead, entered, bookmark });
         Ok(())
     }
 }
@@ -99,7 +101,8 @@ mod tests {
         let open = Open { id, door, framing, user: None, expires: None, voice, lease: Place::new(()) };
         let mut response = Response::new(Body::empty());
         response.headers_mut().insert(CONTENT_LENGTH, 0.into());
-        HandOver { hub, open, subscriptions: Vec::new(), greeting: Bytes::from_static(b"hello") }.put(&mut response);
+        let (subscriptions, greeting) = (Vec::new(), Bytes::from_static(b"hello"));
+        HandOver { hub, open, subscriptions, greeting, entered: None, bookmark: None }.put(&mut response);
         response
     }
 

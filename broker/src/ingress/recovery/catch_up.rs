@@ -7,8 +7,8 @@ use clarion_bus::{
     InterestId, LogError,
     log::{From, Marks, Read, Top},
 };
-use clarion_hub::{ConnectionKey, Fed, Notice, Page, Reached, SeatId};
-use clarion_protocol::{Channel, Cursor, Epoch, Interest, Message, Partition};
+use clarion_hub::{Behind, ConnectionKey, Fed, Notice, Page, Reached, SeatId};
+use clarion_protocol::{Channel, Cursor, Epoch, Interest, Message, Partition, Place};
 
 use super::{
     Recovery,
@@ -26,6 +26,10 @@ pub enum Start {
     Since(Cursor),
     /// With so many of the newest messages.
     Last(usize),
+    /// With what comes now, although its client had been somewhere: why that is not known.
+    Lost(&'static str),
+    /// Behind these places, and with what comes now in all other partitions.
+    From(Vec<Place>),
 }
 
 /// A connection whose logged seats have joined and wait for the log.
@@ -116,11 +120,22 @@ impl Recovery {
         self.metrics.resumes.with_label_values(&[outcome]).inc();
     }
 
+    /// A slow client goes on from the log as soon as it reads again.
+    pub fn fell_behind(self: &Arc<Self>, behind: Behind) {
+        let Behind { connection, seat, interest, asked, from } = behind;
+        let places = from.into_iter().map(|Reached { epoch, offset }| place(&epoch, offset)).collect();
+        let seats = vec![(seat, interest, asked)];
+        // Cursors are told as before: each message names its own, or the connection's bookmark goes on.
+        let joined = Joined { connection, seats, start: Start::From(places), cursors: false, read: None };
+        let recovery = self.clone();
+        self.runtime.spawn(async move { recovery.catch_up(joined).await });
+    }
+
     async fn feed_all(self: &Arc<Self>, joined: &Joined) -> Result<Option<&'static str>, Stopped> {
         let (edges, mut missing) = self.edges(joined).await?;
         let newest = match joined.start {
             Start::Last(count) => self.newest(joined, &edges, count).await?,
-            Start::Now | Start::Since(_) => Vec::new(),
+            Start::Now | Start::Since(_) | Start::Lost(_) | Start::From(_) => Vec::new(),
         };
         if let (Some(reason), Some((seat, ..))) = (missing, joined.seats.first()) {
             self.say_gap(joined, *seat, reason).await?;
@@ -172,7 +187,7 @@ impl Recovery {
         partitions.dedup();
         let ids: Vec<_> = joined.seats.iter().map(|(_, id, _)| *id).collect();
         let mut tops = self.state.lock().edges(&partitions, &ids);
-        let mut missing = None;
+        let mut missing = if let Start::Lost(reason) = joined.start { Some(reason) } else { None };
         if let Start::Since(cursor) = &joined.start {
             // A cursor of a node that has heard more than this one: only the log knows whether it is of the future.
             let ahead = |top: &Top| cursor.offset(&top.epoch).is_none_or(|offset| offset > top.offset);
@@ -186,7 +201,11 @@ impl Recovery {
         let edges = partitions.into_iter().zip(tops).map(|(partition, top)| {
             let after = match &joined.start {
                 Start::Now if joined.read.is_some() => joined.unread_after(&top),
-                Start::Now | Start::Last(_) => top.offset,
+                Start::Now | Start::Last(_) | Start::Lost(_) => top.offset,
+                Start::From(places) => {
+                    let from = places.iter().find(|place| place.epoch == top.epoch);
+                    from.map_or(top.offset, |place| place.offset.min(top.offset))
+                }
                 Start::Since(cursor) => {
                     let (after, gap) = begin(cursor, &top);
                     missing = missing.or(gap);
@@ -329,12 +348,10 @@ impl Recovery {
         alone.then(|| Notice { name: Notice::CURSOR, data: Bytes::new(), cursor: self.text(&cursor()) })
     }
 
-    /// From now on the end of each turn tells a client of several places where it stands.
+    /// From now on the end of each turn tells a client of several places where it stands. Others have no bookmark.
     fn release_bookmark(&self, joined: &Joined, edges: &[Edge]) {
-        if joined.cursors && self.needs_bookmark(&joined.interests()) {
-            let reached = edges.iter().map(|edge| Reached { epoch: edge.epoch.clone(), offset: edge.up_to }).collect();
-            self.hub.release_bookmark(joined.connection, reached);
-        }
+        let reached = edges.iter().map(|edge| Reached { epoch: edge.epoch.clone(), offset: edge.up_to }).collect();
+        self.hub.release_bookmark(joined.connection, reached);
     }
 
     /// More came than may wait: the log has it by now.

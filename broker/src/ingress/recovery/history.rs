@@ -23,8 +23,8 @@ pub enum Wanted {
     Since(Cursor, usize),
 }
 
-/// A part of a log, over all partitions that an interest touches.
-#[derive(Debug, Clone)]
+/// A part of a log, over all partitions that some interests touch.
+#[derive(Debug, Clone, Default)]
 pub struct History {
     /// Oldest first in each partition; over several of them by time.
     pub messages: Vec<(Channel, Message)>,
@@ -32,33 +32,31 @@ pub struct History {
     pub cursor: Cursor,
     /// Why messages are missing between the cursor and the first of these, if some are.
     pub gap: Option<&'static str>,
+    /// Where what is there begins. Only known where there is a gap.
+    pub oldest: Cursor,
     /// Whether there is more behind these.
     pub more: bool,
 }
 
 impl Recovery {
-    /// Reads what an interest matches.
+    /// Reads what some interests match.
     ///
     /// # Errors
     /// [`LogError`].
-    pub async fn history(self: &Arc<Self>, interest: &Interest, wanted: &Wanted) -> Result<History, LogError> {
+    pub async fn history(self: &Arc<Self>, interests: &[Interest], wanted: &Wanted) -> Result<History, LogError> {
         let key = self.key().await?;
-        let partitions = self.logs.touched(interest);
+        let mut partitions: Vec<_> = interests.iter().flat_map(|interest| self.logs.touched(interest)).collect();
+        partitions.sort();
+        partitions.dedup();
         let tops = self.tops.ask(self, &partitions).await?;
-        let mut history = History { messages: Vec::new(), cursor: Cursor::default(), gap: None, more: false };
-        let mut places = Vec::with_capacity(tops.len());
+        let mut history = History::default();
+        let (mut places, mut oldest) = (Vec::new(), Vec::new());
         for (partition, top) in partitions.iter().zip(&tops) {
-            let reached = match wanted {
-                Wanted::Last(count) => {
-                    let found = self.newest_of(interest, partition, top.offset, *count).await?;
-                    history.messages.extend(found);
-                    top.offset
-                }
-                Wanted::Since(cursor, count) => {
-                    let after = history.begin(cursor, top);
-                    self.part(interest, partition, top, after, *count, &mut history).await?
-                }
-            };
+            let within = interests.iter().filter(|interest| self.logs.touched(interest).contains(partition));
+            let before = history.messages.len();
+            let reached = self.of_partition(partition, top, within, wanted, &mut history).await?;
+            let first = history.messages.get(before).and_then(|(_, message)| position(message));
+            oldest.push(place(&top.epoch, first.map_or(reached, |at| at.offset - 1)));
             places.push(place(&top.epoch, reached));
         }
         if matches!(wanted, Wanted::Since(cursor, _) if cursor.places().len() > partitions.len()) {
@@ -76,8 +74,37 @@ impl Recovery {
         for (_, message) in &mut history.messages {
             stamp(message, Some(&key));
         }
-        history.cursor = Cursor::new(places);
+        (history.cursor, history.oldest) = (Cursor::new(places), Cursor::new(oldest));
         Ok(history)
+    }
+
+    /// Reads of one partition what several interests match, each message once; returns how far all of it was read.
+    async fn of_partition(
+        &self,
+        partition: &Partition,
+        top: &Top,
+        within: impl Iterator<Item = &Interest>,
+        wanted: &Wanted,
+        history: &mut History,
+    ) -> Result<u64, LogError> {
+        let (mut found, mut reached) = (Vec::new(), top.offset);
+        for interest in within {
+            match wanted {
+                Wanted::Last(count) => found.extend(self.newest_of(interest, partition, top.offset, *count).await?),
+                Wanted::Since(cursor, count) => {
+                    let after = history.begin(cursor, top);
+                    let end = self.part(interest, partition, top, after, *count, history, &mut found).await?;
+                    reached = reached.min(end);
+                }
+            }
+        }
+        let offset = |message: &Message| position(message).map_or(0, |at| at.offset);
+        found.sort_by_key(|(_, message)| offset(message));
+        found.dedup_by_key(|(_, message)| offset(message));
+        // What one interest has beyond the end of another comes with the next part.
+        found.retain(|(_, message)| offset(message) <= reached);
+        history.messages.extend(found);
+        Ok(reached)
     }
 
     /// The newest messages of one partition up to an offset, oldest first.
@@ -117,10 +144,11 @@ impl Recovery {
         mut after: u64,
         limit: usize,
         history: &mut History,
+        found: &mut Vec<(Channel, Message)>,
     ) -> Result<u64, LogError> {
-        let before = history.messages.len();
+        let before = found.len();
         loop {
-            let left = limit.saturating_sub(history.messages.len() - before);
+            let left = limit.saturating_sub(found.len() - before);
             if left == 0 {
                 history.more |= after < top.offset;
                 return Ok(after);
@@ -138,7 +166,7 @@ impl Recovery {
             if chunk.lost {
                 history.gap = Some("too_old");
             }
-            history.messages.extend(chunk.messages);
+            found.extend(chunk.messages);
             if chunk.end {
                 return Ok(top.offset.max(chunk.reached));
             }
