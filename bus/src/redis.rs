@@ -7,6 +7,7 @@ mod dial;
 pub mod fuzz;
 mod intake;
 mod link;
+mod log;
 #[cfg(test)]
 mod model;
 mod publish;
@@ -39,13 +40,14 @@ use self::{
     dial::Credentials,
     intake::{Counters, Echo, Subjects},
     link::Subscriber,
+    log::RedisLog,
     publish::Publisher,
     shards::Shards,
     target::Target,
 };
 use crate::{
-    Answers, Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, ProbeError, PubSub, PublishError, Receipt,
-    RedisUrl, Sink, Stats, SubscribeError, Topic,
+    Answers, Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, LogHandle, ProbeError, PubSub, PublishError,
+    Receipt, RedisUrl, Sink, Stats, StoreHandle, SubscribeError, Topic,
     ask::Questions,
     table::{Interests, Layout, Order, Reach},
     tls,
@@ -65,9 +67,14 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
     let shared = Arc::new(Shared::new(config, sink));
     let sharded = shared.sharded;
     let publisher = Arc::new(Publisher::new(url, config, &credentials, sharded, shared.rebuild.clone()));
+    let log = (!config.logs.is_empty()).then(|| {
+        let (logs, prefix) = (config.logs.clone(), config.prefix.clone());
+        Arc::new(RedisLog::new(publisher.clone(), logs, prefix, sharded, config.max_payload))
+    });
     let redis = Redis {
         shared,
         publisher,
+        log,
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),
         probes: AtomicU64::new(0),
@@ -205,6 +212,8 @@ impl Shared {
 struct Redis {
     shared: Arc<Shared>,
     publisher: Arc<Publisher>,
+    /// Where something is logged.
+    log: Option<Arc<RedisLog>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     probes: AtomicU64,
@@ -240,6 +249,10 @@ impl Bus for Redis {
 
     async fn publish(&self, mut publication: Publication) -> Result<Receipt, PublishError> {
         self.may_send()?;
+        if let Some(log) = self.log.as_ref().filter(|log| log.keeps(&publication.address)) {
+            let mut results = log.append_all(vec![&mut publication]).await;
+            return results.pop().unwrap_or_else(|| Err(PublishError::Unknown("there is no answer".to_owned())));
+        }
         let id = publication.identify();
         self.publisher.publish(&publication).await.map(|()| Receipt::unlogged(id))
     }
@@ -249,8 +262,26 @@ impl Bus for Redis {
             return vec![Err(error); publications.len()];
         }
         let ids: Vec<_> = publications.iter_mut().map(Publication::identify).collect();
-        let taken = self.publisher.publish_all(&publications).await;
-        taken.into_iter().zip(ids).map(|(taken, id)| taken.map(|()| Receipt::unlogged(id))).collect()
+        let keeps = |publication: &Publication| self.log.as_ref().is_some_and(|log| log.keeps(&publication.address));
+        let logged: Vec<bool> = publications.iter().map(keeps).collect();
+        let (mut kept, mut plain) = (Vec::new(), Vec::new());
+        for (publication, logged) in publications.iter_mut().zip(&logged) {
+            if *logged { kept.push(publication) } else { plain.push(&*publication) }
+        }
+        let kept = async {
+            match &self.log {
+                Some(log) if !kept.is_empty() => log.append_all(kept).await,
+                _ => Vec::new(),
+            }
+        };
+        let (kept, plain) = tokio::join!(kept, self.publisher.publish_all(&plain));
+        let (mut kept, mut plain) = (kept.into_iter(), plain.into_iter());
+        let lost = || Err(PublishError::Unknown("there is no answer".to_owned()));
+        let result = |(logged, id)| match logged {
+            true => kept.next().unwrap_or_else(lost),
+            false => plain.next().unwrap_or_else(|| lost().map(drop)).map(|()| Receipt::unlogged(id)),
+        };
+        logged.into_iter().zip(ids).map(result).collect()
     }
 
     async fn tell(&self, subject: &InternalName, payload: Bytes) -> Result<(), PublishError> {
@@ -288,6 +319,14 @@ impl Bus for Redis {
 
     fn link(&self) -> watch::Receiver<Link> {
         self.shared.link.subscribe()
+    }
+
+    fn log(&self) -> Option<LogHandle> {
+        self.log.clone().map(|log| log as LogHandle)
+    }
+
+    fn store(&self) -> Option<StoreHandle> {
+        self.log.clone().map(|log| log as StoreHandle)
     }
 
     fn stats(&self) -> Stats {

@@ -84,3 +84,9 @@ impl Rig for InProcess {
 }
 
 suite!("memory", InProcess::start());
+
+mod logs {
+    use super::{InProcess, conformance};
+
+    crate::log_suite!("memory logs", InProcess::start());
+}

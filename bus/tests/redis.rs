@@ -31,6 +31,12 @@ impl Standalone {
         Self { tls: false, plain: server.addr(), server }
     }
 
+    /// One that keeps what it is given.
+    async fn keeping() -> Self {
+        let server = Self::builder().config("appendonly", "yes").start().await;
+        Self { tls: false, plain: server.addr(), server }
+    }
+
     async fn with_tls() -> Self {
         let plain = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let server = Self::builder().tls().config("port", &plain.port().to_string()).start().await;
@@ -65,6 +71,11 @@ impl Rig for Standalone {
     }
 
     async fn restart(&mut self) -> bool {
+        self.server.restart().await;
+        true
+    }
+
+    async fn restart_with_data(&mut self) -> bool {
         self.server.restart().await;
         true
     }
@@ -123,6 +134,12 @@ mod standalone {
     use super::{Standalone, conformance};
 
     crate::suite!("redis", Standalone::start().await);
+}
+
+mod logs {
+    use super::{Standalone, conformance};
+
+    crate::log_suite!("redis logs", Standalone::keeping().await);
 }
 
 mod tls {

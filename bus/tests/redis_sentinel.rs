@@ -48,6 +48,12 @@ impl Rig for Sentinel {
 
 suite!("redis sentinel", Sentinel::start().await);
 
+mod logs {
+    use super::{Sentinel, conformance};
+
+    crate::log_suite!("redis sentinel logs", Sentinel::start().await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_is_followed() {
     let rig = Sentinel::start().await;

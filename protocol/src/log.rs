@@ -56,6 +56,11 @@ impl Logs {
         self.0.iter().filter_map(|(prefix, policy)| Some((prefix, (*policy)?)))
     }
 
+    /// All namespaces, the longest prefix first, and the policy of those that are logged.
+    pub fn all(&self) -> impl Iterator<Item = (&Channel, Option<LogPolicy>)> {
+        self.0.iter().map(|(prefix, policy)| (prefix, *policy))
+    }
+
     /// All partitions of all logged namespaces.
     pub fn partitions(&self) -> impl Iterator<Item = Partition> {
         self.logged().flat_map(|(namespace, policy)| parts(namespace, policy))

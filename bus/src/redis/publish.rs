@@ -2,14 +2,14 @@
 
 mod live;
 
-use std::pin::pin;
+use std::{future::Future, pin::pin};
 
 use clarion_protocol::{Prefix, Publication, envelope};
 use fred::{
     clients::{Client, WithOptions},
     error::{Error, ErrorKind},
-    interfaces::PubsubInterface as _,
-    types::Value,
+    interfaces::{ClientLike as _, PubsubInterface as _},
+    types::{ClusterHash, CustomCommand, Value},
 };
 use futures_util::future::{Either, join_all, select};
 use parking_lot::RwLock;
@@ -124,32 +124,81 @@ impl Publisher {
     }
 
     /// Publishes many at once; they leave in their order.
-    pub(crate) async fn publish_all(&self, publications: &[Publication]) -> Vec<Result<(), PublishError>> {
+    pub(crate) async fn publish_all(&self, publications: &[&Publication]) -> Vec<Result<(), PublishError>> {
         join_all(publications.iter().map(|publication| self.publish(publication))).await
     }
 
     /// Publishes bytes on a subject, whatever they are.
     pub(crate) async fn send(&self, subject: String, payload: Value) -> Result<(), PublishError> {
+        let sharded = self.sharded;
+        let sent = self.with(|client| async move {
+            let sent: Result<i64, Error> =
+                if sharded { client.spublish(subject, payload).await } else { client.publish(subject, payload).await };
+            sent
+        });
+        sent.await.map(drop).map_err(PublishError::from)
+    }
+
+    /// Calls a function of the library, whose keys lie in the slot of `key`.
+    pub(crate) async fn call(&self, function: &'static str, key: String, args: Vec<Value>) -> Result<Value, Failed> {
+        let words = [Value::from_static_str(function), Value::Integer(1), Value::from(key)];
+        let args: Vec<Value> = words.into_iter().chain(args).collect();
+        self.command(CustomCommand::new_static("FCALL", ClusterHash::Offset(2), false), args).await
+    }
+
+    /// Sends any command.
+    pub(crate) async fn command(&self, command: CustomCommand, args: Vec<Value>) -> Result<Value, Failed> {
+        self.with(|client| async move { client.custom::<Value, _>(command, args).await }).await
+    }
+
+    /// Counts what went wrong with the connection: what is known of a server holds for one number.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.state.borrow().epoch
+    }
+
+    /// Does something with the connection, and knows what became of it.
+    async fn with<T, F>(&self, send: impl FnOnce(WithOptions<Client>) -> F) -> Result<T, Failed>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let mut watched = self.state.subscribe();
         let before = *watched.borrow_and_update();
         let Some(client) = self.client.read().clone().filter(|_| !before.lost) else {
-            return Err(PublishError::NotTaken("there is no connection".to_owned()));
+            return Err(Failed::NotSent("there is no connection".to_owned()));
         };
-        let unknown = || Err(PublishError::Unknown("the connection was lost meanwhile".to_owned()));
-        let sent = async {
-            if self.sharded { client.spublish(subject, payload).await } else { client.publish(subject, payload).await }
-        };
+        let unknown = || Err(Failed::Unknown("the connection was lost meanwhile".to_owned()));
         // Not tokio's `select!`: where a task has used up its budget that polls nothing at all, and among many messages
         // the one that it hits would leave after those behind it. This polls the message first, whatever the budget.
-        let result: Result<i64, Error> = match select(pin!(sent), pin!(watched.wait_for(|state| state.lost))).await {
+        let result = match select(pin!(send(client)), pin!(watched.wait_for(|state| state.lost))).await {
             Either::Left((result, _)) => result,
             // Its answer will not come; waiting for the time to be over would tell the publisher nothing more.
             Either::Right(_) => return unknown(),
         };
         match result {
             Ok(_) if self.state.borrow().epoch != before.epoch => unknown(),
-            Ok(_) => Ok(()),
+            Ok(answer) => Ok(answer),
             Err(error) => Err(judge(&error)),
+        }
+    }
+}
+
+/// Why a command has no answer that is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// It was surely not done.
+    NotSent(String),
+    /// Nobody knows.
+    Unknown(String),
+    /// The server's own words: it never does this.
+    Refused(String),
+}
+
+impl From<Failed> for PublishError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::NotSent(text) => Self::NotTaken(text),
+            Failed::Unknown(text) => Self::Unknown(text),
+            Failed::Refused(text) => Self::Refused(text),
         }
     }
 }
@@ -160,22 +209,22 @@ const FAILED_FAST: &str = "Connection closed unexpectedly.";
 const NO_ROUTE: &str = "Failed to route command.";
 
 /// What an error of fred means for the message. Whatever is not surely one or the other, nobody knows.
-fn judge(error: &Error) -> PublishError {
+fn judge(error: &Error) -> Failed {
     let text = error.details().to_owned();
     match error.kind() {
-        ErrorKind::Canceled if text == FAILED_FAST => PublishError::NotTaken(text),
-        ErrorKind::Routing | ErrorKind::Backpressure => PublishError::NotTaken(text),
-        ErrorKind::Unknown if text == NO_ROUTE || text.contains("not initialized") => PublishError::NotTaken(text),
+        ErrorKind::Canceled if text == FAILED_FAST => Failed::NotSent(text),
+        ErrorKind::Routing | ErrorKind::Backpressure => Failed::NotSent(text),
+        ErrorKind::Unknown if text == NO_ROUTE || text.contains("not initialized") => Failed::NotSent(text),
         // These kinds are of the connection, whatever their text is like.
         ErrorKind::IO | ErrorKind::Tls | ErrorKind::Timeout | ErrorKind::Protocol | ErrorKind::Parse => {
-            PublishError::Unknown(text)
+            Failed::Unknown(text)
         }
         _ if is_answer(&text) => match refusal::redis(&text) {
-            Outlook::Stays => PublishError::Refused(text),
-            Outlook::Passes => PublishError::NotTaken(text),
+            Outlook::Stays => Failed::Refused(text),
+            Outlook::Passes => Failed::NotSent(text),
         },
-        ErrorKind::Auth => PublishError::Refused(text),
-        _ => PublishError::Unknown(text),
+        ErrorKind::Auth => Failed::Refused(text),
+        _ => Failed::Unknown(text),
     }
 }
 
@@ -200,7 +249,7 @@ mod tests {
             (ErrorKind::Unknown, "OOM command not allowed when used memory > 'maxmemory'."),
             (ErrorKind::Unknown, "ERR max number of clients reached"),
         ] {
-            assert!(matches!(judged(kind, text), PublishError::NotTaken(_)), "{text}");
+            assert!(matches!(judged(kind, text), Failed::NotSent(_)), "{text}");
         }
         for (kind, text) in [
             (ErrorKind::Canceled, "Canceled."),
@@ -208,10 +257,10 @@ mod tests {
             (ErrorKind::Timeout, "Request timed out."),
             (ErrorKind::Unknown, "Unexpected."),
         ] {
-            assert!(matches!(judged(kind, text), PublishError::Unknown(_)), "{text}");
+            assert!(matches!(judged(kind, text), Failed::Unknown(_)), "{text}");
         }
         for (kind, text) in [(ErrorKind::Unknown, "NOPERM no"), (ErrorKind::Auth, "NOAUTH Authentication required.")] {
-            assert!(matches!(judged(kind, text), PublishError::Refused(_)), "{text}");
+            assert!(matches!(judged(kind, text), Failed::Refused(_)), "{text}");
         }
     }
 }

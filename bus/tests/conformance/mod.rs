@@ -11,6 +11,7 @@
 
 mod faults;
 mod load;
+mod logs;
 mod messages;
 mod recorder;
 
@@ -21,7 +22,7 @@ use clarion_bus::{BusConfig, BusHandle, InterestId, Link, PublishError, Sink, To
 use clarion_protocol::{Channel, Interest, Publication};
 use clarion_testkit::{eventually, within};
 
-pub(crate) use self::{faults::*, load::*, messages::*, recorder::*};
+pub(crate) use self::{faults::*, load::*, logs::*, messages::*, recorder::*};
 
 /// A server for one test, and what can be done to it.
 #[async_trait]
@@ -39,6 +40,11 @@ pub(crate) trait Rig: Send + Sync {
 
     /// Kills the server and starts it again. False where there is none.
     async fn restart(&mut self) -> bool {
+        false
+    }
+
+    /// Stops the server in order and starts it again with all that it kept. False where nothing is kept.
+    async fn restart_with_data(&mut self) -> bool {
         false
     }
 
@@ -177,6 +183,18 @@ pub(crate) struct Cannot;
 
 /// What cannot run where, and why. A test that finds that it cannot and is not here fails, and so does one that is here and can.
 const CANNOT: &[(&str, &str, &str)] = &[
+    ("memory logs", "a_log_outlives_a_restart_of_its_server", "what lies in memory ends with its process"),
+    (
+        "redis cluster logs",
+        "a_log_outlives_a_restart_of_its_server",
+        "its rig restarts without data; `redis logs` is the same log",
+    ),
+    (
+        "redis sharded logs",
+        "a_log_outlives_a_restart_of_its_server",
+        "its rig restarts without data; `redis logs` is the same log",
+    ),
+    ("redis sentinel logs", "a_log_outlives_a_restart_of_its_server", "the Sentinels fail over"),
     ("memory", "too_large_from_a_backend_is_dropped", "its backends are nodes, which are refused"),
     ("memory", "names_of_others_are_not_heard", "one process is one deployment"),
     ("memory", "a_mute_server_hangs_nothing", "there is no server that could be mute"),
@@ -213,6 +231,25 @@ pub(crate) fn list_is_of(bus: &str, tests: &[&str]) {
     for (_, test, why) in CANNOT.iter().filter(|(on, ..)| *on == bus) {
         assert!(tests.contains(test) && !why.is_empty(), "{test} on {bus}");
     }
+}
+
+/// Writes a test for each promise of logged namespaces, as [`suite`] does.
+#[macro_export]
+macro_rules! log_suite {
+    ($bus:literal, $rig:expr) => {
+        $crate::suite!($bus, $rig;
+            a_logged_message_is_numbered_and_relayed,
+            a_repeated_id_is_dropped,
+            a_log_is_read_in_parts,
+            what_was_cut_is_told,
+            what_is_too_old_is_told,
+            what_is_not_logged_is_as_it_was,
+            many_publishers_leave_no_hole_and_no_repeat,
+            partitions_have_epochs_and_nodes_share_a_key,
+            marks_are_merged,
+            a_log_outlives_a_restart_of_its_server,
+        );
+    };
 }
 
 /// Writes a test for each promise. The arguments are the bus's name in [`CANNOT`], and what makes a fresh rig.

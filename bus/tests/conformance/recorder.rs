@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use clarion_bus::{Delivery, InterestId, Sink};
-use clarion_protocol::{Address, MessageId};
+use clarion_protocol::{Address, MessageId, Position};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -18,6 +18,8 @@ pub(crate) struct Heard {
     pub(crate) payload: Vec<u8>,
     pub(crate) id: Option<MessageId>,
     pub(crate) tags: BTreeMap<String, String>,
+    /// Its place in the log, if it has one.
+    pub(crate) position: Option<Position>,
     /// How many gaps there had been.
     pub(crate) after_gaps: usize,
 }
@@ -52,6 +54,11 @@ impl Recorder {
 
     pub(crate) fn texts(&self) -> Vec<String> {
         self.all.lock().iter().map(|one| String::from_utf8_lossy(&one.payload).into_owned()).collect()
+    }
+
+    /// The places of what was heard.
+    pub(crate) fn positions(&self) -> Vec<Position> {
+        self.all.lock().iter().map(|one| one.position.clone().expect("it is logged")).collect()
     }
 
     /// How many deliveries there are in `all`; what the watch says comes a moment later.
@@ -108,6 +115,7 @@ impl Sink for Recorder {
             payload: delivery.message.payload.to_vec(),
             id: delivery.message.id.clone(),
             tags: delivery.message.meta.as_ref().map(|meta| meta.tags.clone()).unwrap_or_default(),
+            position: delivery.message.meta.as_ref().and_then(|meta| meta.position.clone()),
             after_gaps,
         }));
         let heard = all.len();
