@@ -7,6 +7,7 @@ mod deliverer;
 #[cfg(test)]
 pub(crate) mod fake_bus;
 mod metrics;
+mod raw;
 pub mod recovery;
 mod returns;
 
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 pub use deliverer::{Deliverer, Internal, Internals};
 pub use metrics::{Metrics, Via};
+pub use raw::{Heard, MARKERS, RawQueue};
 pub use recovery::Recovery;
 pub use returns::Returns;
 

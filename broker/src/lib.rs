@@ -19,6 +19,7 @@ pub mod auth;
 
 pub mod drain;
 pub mod probe;
+pub mod scribe;
 pub mod members;
 pub mod ingress;
 pub mod tls;

@@ -37,11 +37,11 @@ use crate::{
     auth::{Auth, Namespace},
     config::Config,
     drain,
-    ingress::{self, Deliverer, Ingress, Recovery, Returns, recovery},
+    ingress::{self, Deliverer, Ingress, RawQueue, Recovery, Returns, recovery},
     members::{self, Me, Members},
     node::{AcceptMetrics, ConnectionIds, Metrics, Node, Relays, Settings},
     probe::{self, Ready},
-    tls,
+    scribe, tls,
 };
 
 use accept::{Acceptor, Lifecycle, Limits};
@@ -117,6 +117,9 @@ struct Parts {
     sockets: Arc<Sockets>,
     probe: probe::Metrics,
     drain: drain::Metrics,
+    /// What was published plainly into logged namespaces.
+    raw: RawQueue,
+    scribe: scribe::Metrics,
 }
 
 impl Parts {
@@ -136,6 +139,7 @@ impl Parts {
             returns.wire_recovery(recovery);
         }
         let (deliverer, internals) = Deliverer::new(hub.clone(), recovery.clone(), &counters);
+        let raw = deliverer.raw();
         let on_the_shard = BusConfig { links: hub.host(), logs, ..config.bus.clone() };
         let bus = connect(&on_the_shard, Arc::new(deliverer))?;
         returns.wire(&bus);
@@ -186,7 +190,8 @@ impl Parts {
         let (probe, drain) = (probe::Metrics::new(&registry)?, drain::Metrics::new(&registry)?);
         let ready = Ready::new();
         ready.register(&registry)?;
-        Ok(Self { node, bus, ready, registry, tls, sockets, probe, drain })
+        let scribe = scribe::Metrics::new(&registry)?;
+        Ok(Self { node, bus, ready, registry, tls, sockets, probe, drain, raw, scribe })
     }
 }
 
@@ -229,9 +234,13 @@ fn spawn(background: &mut Background, name: &'static str, task: impl Future<Outp
 
 /// A node's life: serve until told to leave, then leave. What it started ends with it.
 async fn live(config: Config, parts: Parts, listeners: [TcpListener; 2], shutdown: Shutdown) -> anyhow::Result<()> {
-    let Parts { node, bus, ready, registry, tls, sockets, probe, drain } = parts;
+    let Parts { node, bus, ready, registry, tls, sockets, probe, drain, raw, scribe } = parts;
     let mut background = JoinSet::new();
     let recovery = node.ingress.recovery().cloned();
+    if let (Some(recovery), Some(_)) = (&recovery, bus.numbering()) {
+        let numbering = scribe::run(bus.clone(), recovery.logs().clone(), node.members.clone(), raw, scribe);
+        spawn(&mut background, "the scribe", numbering);
+    }
     spawn(&mut background, "the probe", probe::run(bus, config.probe.clone(), ready.clone(), recovery.clone(), probe));
     if let Some(recovery) = recovery {
         spawn(&mut background, "comparing with the log", recovery.sweep());

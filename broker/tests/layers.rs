@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The modules, from the top down. A new one gets its place here, in `ARCHITECTURE.md` and in `lib.rs`.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "main",
     "greeting",
     "logging",
@@ -28,6 +28,7 @@ const LAYERS: [&str; 21] = [
     "auth",
     "drain",
     "probe",
+    "scribe",
     "members",
     "ingress",
     "tls",

@@ -157,6 +157,20 @@ pub fn check(config: &BusConfig) -> Result<(), ConfigError> {
         let expected = "classic: only a redis-cluster:// bus has sharded pub/sub".to_owned();
         return Err(ConfigError { key: "bus.pubsub", value: "sharded".to_owned(), expected });
     }
+    if config.pubsub == PubSub::Sharded && !config.logs.is_empty() {
+        // A function may publish on a shard's own slots only, and a partition's slot is not that of its channels' names.
+        let expected =
+            "classic where a namespace has a `log`, or no `log`: a log lies in another slot than its channels"
+                .to_owned();
+        return Err(ConfigError { key: "bus.pubsub", value: "sharded".to_owned(), expected });
+    }
+    if let (BusUrl::Nats(_), Some((namespace, _))) =
+        (&config.url, config.logs.logged().find(|(_, policy)| policy.partitions > 1))
+    {
+        let expected = "1 on NATS: a namespace's log is one stream there".to_owned();
+        let value = format!("more than 1 for `{namespace}`");
+        return Err(ConfigError { key: "namespaces.log.partitions", value, expected });
+    }
     // A NATS server may demand TLS of a client whose URL does not.
     let tls = config.url.tls() || matches!(config.url, BusUrl::Nats(_));
     let nats = matches!(config.url, BusUrl::Nats(_));
@@ -177,6 +191,8 @@ pub fn check(config: &BusConfig) -> Result<(), ConfigError> {
 
 #[cfg(test)]
 mod tests {
+    use clarion_protocol::{Channel, LogPolicy};
+
     use super::*;
 
     #[test]
@@ -186,6 +202,13 @@ mod tests {
         let sharded = BusConfig { pubsub: PubSub::Sharded, ..with("redis://a") };
         assert_eq!(check(&sharded).unwrap_err().key, "bus.pubsub");
         assert_eq!(check(&BusConfig { pubsub: PubSub::Sharded, ..with("redis-cluster://a") }), Ok(()));
+        let policy = |partitions| LogPolicy { size: 1, age: Duration::from_secs(1), partitions };
+        let logs = |partitions| Logs::new([(Channel::parse("a").unwrap(), Some(policy(partitions)))]);
+        let logged = BusConfig { pubsub: PubSub::Sharded, logs: logs(1), ..with("redis-cluster://a") };
+        assert_eq!(check(&logged).unwrap_err().key, "bus.pubsub");
+        assert_eq!(check(&BusConfig { logs: logs(1), ..with("nats://a") }), Ok(()));
+        let parted = BusConfig { logs: logs(2), ..with("nats://a") };
+        assert_eq!(check(&parted).unwrap_err().key, "namespaces.log.partitions");
         let ca = |url| BusConfig { ca_file: Some("/ca.pem".into()), ..with(url) };
         assert_eq!(check(&ca("redis://a")).unwrap_err().key, "bus.ca_file");
         assert_eq!(check(&ca("rediss://a")), Ok(()));

@@ -34,7 +34,7 @@ pub use ask::{Answers, Question, Reply};
 pub use bus_url::{BusUrl, BusUrlError, HostPort, NatsAuth, NatsUrl, RedisMode, RedisUrl, Secret};
 pub use clarion_protocol::{Delivery, InterestId};
 pub use config::{BusConfig, ConfigError, PubSub, check, connect};
-pub use log::{Log, LogError, LogHandle, Store, StoreHandle};
+pub use log::{Log, LogError, LogHandle, Numbering, NumberingHandle, Store, StoreHandle};
 
 /// What can be subscribed to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -180,6 +180,11 @@ pub trait Bus: Send + Sync + 'static {
 
     /// The logs, where [`BusConfig::logs`] names logged namespaces.
     fn log(&self) -> Option<LogHandle> {
+        None
+    }
+
+    /// What numbers plain publications into logged namespaces, where the bus cannot do so itself.
+    fn numbering(&self) -> Option<NumberingHandle> {
         None
     }
 

@@ -49,6 +49,39 @@ pub trait Store: Send + Sync + 'static {
     async fn mark(&self, user: &Uid, read: &Marks) -> Result<Marks, LogError>;
 }
 
+/// Numbers what backends publish plainly into logged namespaces, on a bus that cannot do so itself.
+///
+/// Several nodes hear the same messages in the same order, with markers among them, so each message has a name that all of
+/// them agree on: the marker before it, and how many of its partition came since. Whoever calls says from which name it goes
+/// on; the bus does nothing unless it has come just there. So each message is numbered once, whoever calls and however often.
+#[async_trait]
+pub trait Numbering: Send + Sync + 'static {
+    /// Numbers messages that follow `from`, and then goes on to the marker that follows them, if one does. Returns where the
+    /// partition is then: somewhere else than expected where `from` was not where it was, and nothing was done.
+    ///
+    /// # Errors
+    /// [`LogError`]. After one nobody knows whether it was done; the next call tells.
+    async fn number(
+        &self,
+        partition: &Partition,
+        from: &RawName,
+        messages: &[(Channel, Message)],
+        marker: Option<&str>,
+    ) -> Result<RawName, LogError>;
+}
+
+/// The name of a plainly published message: the marker before it and how many of its partition came since.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RawName {
+    /// Empty where nothing was ever numbered.
+    pub marker: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// A shared handle to what numbers.
+pub type NumberingHandle = Arc<dyn Numbering>;
+
 /// A shared handle to a bus's logs.
 pub type LogHandle = Arc<dyn Log>;
 /// A shared handle to a bus's records.

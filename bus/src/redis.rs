@@ -46,8 +46,8 @@ use self::{
     target::Target,
 };
 use crate::{
-    Answers, Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, LogHandle, ProbeError, PubSub, PublishError,
-    Receipt, RedisUrl, Sink, Stats, StoreHandle, SubscribeError, Topic,
+    Answers, Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, LogHandle, NumberingHandle, ProbeError, PubSub,
+    PublishError, Receipt, RedisUrl, Sink, Stats, StoreHandle, SubscribeError, Topic,
     ask::Questions,
     table::{Interests, Layout, Order, Reach},
     tls,
@@ -69,7 +69,7 @@ pub(crate) fn connect(url: &RedisUrl, config: &BusConfig, sink: Arc<dyn Sink>) -
     let publisher = Arc::new(Publisher::new(url, config, &credentials, sharded, shared.rebuild.clone()));
     let log = (!config.logs.is_empty()).then(|| {
         let (logs, prefix) = (config.logs.clone(), config.prefix.clone());
-        Arc::new(RedisLog::new(publisher.clone(), logs, prefix, sharded, config.max_payload))
+        Arc::new(RedisLog::new(publisher.clone(), logs, prefix, config.max_payload))
     });
     let redis = Redis {
         shared,
@@ -323,6 +323,10 @@ impl Bus for Redis {
 
     fn log(&self) -> Option<LogHandle> {
         self.log.clone().map(|log| log as LogHandle)
+    }
+
+    fn numbering(&self) -> Option<NumberingHandle> {
+        self.log.clone().map(|log| log as NumberingHandle)
     }
 
     fn store(&self) -> Option<StoreHandle> {

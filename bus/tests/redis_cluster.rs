@@ -130,12 +130,6 @@ mod logs {
     crate::log_suite!("redis cluster logs", Cluster::start(PubSub::Classic).await);
 }
 
-mod sharded_logs {
-    use super::{Cluster, PubSub, conformance};
-
-    crate::log_suite!("redis sharded logs", Cluster::start(PubSub::Sharded).await);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn patterns_are_refused_with_a_reason_where_there_are_none() {
     let rig = Cluster::start(PubSub::Sharded).await;

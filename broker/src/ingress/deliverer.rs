@@ -9,7 +9,7 @@ use clarion_hub::Hub;
 use clarion_protocol::{Address, InternalName};
 use tokio::sync::mpsc;
 
-use super::{Metrics, Recovery};
+use super::{MARKERS, Metrics, RawQueue, Recovery};
 
 /// How many internal messages may wait: ten heartbeats of a hundred nodes. What comes on top is dropped, since a heartbeat
 /// comes again and a question that is not answered says so, while waiting here would hold up everybody's messages.
@@ -33,6 +33,7 @@ pub struct Deliverer {
     internals: mpsc::Sender<Internal>,
     /// Where something is logged.
     recovery: Option<Arc<Recovery>>,
+    raw: RawQueue,
     metrics: Metrics,
 }
 
@@ -41,13 +42,23 @@ impl Deliverer {
     #[must_use]
     pub fn new(hub: Hub, recovery: Option<Arc<Recovery>>, metrics: &Metrics) -> (Self, Internals) {
         let (internals, receiver) = mpsc::channel(INTERNAL_QUEUE);
-        (Self { hub, internals, recovery, metrics: metrics.clone() }, receiver)
+        let (raw, metrics) = (RawQueue::default(), metrics.clone());
+        (Self { hub, internals, recovery, raw, metrics }, receiver)
+    }
+
+    /// Where what was published plainly into logged namespaces comes out.
+    #[must_use]
+    pub fn raw(&self) -> RawQueue {
+        self.raw.clone()
     }
 
     /// Takes the internal messages out of a batch; the others stay in their order.
     fn divert(&self, batch: &mut Vec<Delivery>) {
         batch.retain(|delivery| {
             let Address::Internal(name) = &delivery.address else { return true };
+            if name.as_str() == MARKERS {
+                return false;
+            }
             let payload = Bytes::copy_from_slice(&delivery.message.payload);
             if self.internals.try_send(Internal { name: name.clone(), payload }).is_err() {
                 self.metrics.internal_dropped.inc();
@@ -62,6 +73,9 @@ impl Sink for Deliverer {
     async fn deliver(&self, batch: &mut Vec<Delivery>) {
         if tracing::enabled!(tracing::Level::DEBUG) {
             batch.iter().for_each(note);
+        }
+        if self.recovery.is_some() {
+            self.raw.hear(batch);
         }
         // Nearly every batch holds none, and looking moves nothing.
         if batch.iter().any(|delivery| matches!(delivery.address, Address::Internal(_))) {
@@ -82,6 +96,7 @@ impl Sink for Deliverer {
         self.metrics.gaps.inc();
         if let Some(recovery) = &self.recovery {
             recovery.interrupted(interests);
+            self.raw.interrupted(interests);
         }
         let interests = interests.len();
         tracing::info!(interests, "the bus was interrupted; messages published meanwhile may be missing");

@@ -285,6 +285,11 @@ impl State {
     }
 }
 
+/// Whether a message has a place in a log.
+pub(super) fn is_numbered(message: &Message) -> bool {
+    position(message).is_some()
+}
+
 fn position(message: &Message) -> Option<&Position> {
     message.meta.as_ref()?.position.as_ref()
 }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::publish::{Failed, Publisher};
 use crate::{
     PublishError, Receipt,
-    log::{Chunk, From, Log, LogError, Marks, Read, Store, Top},
+    log::{Chunk, From, Log, LogError, Marks, Numbering, RawName, Read, Store, Top},
 };
 
 /// The library's source. Its version is compared with the one that a server has.
@@ -37,21 +37,23 @@ pub(super) struct RedisLog {
     publisher: Arc<Publisher>,
     logs: Logs,
     prefix: Prefix,
-    sharded: bool,
     max_payload: usize,
     /// For each partition the connection for which its server was seen to have the library.
     ready: Mutex<HashMap<Partition, u64>>,
 }
 
+/// Messages of one partition that go into one call.
+struct Run {
+    partition: Partition,
+    /// Where they stand among all.
+    places: Vec<usize>,
+    words: Vec<Value>,
+    ids: Vec<MessageId>,
+}
+
 impl RedisLog {
-    pub(super) fn new(
-        publisher: Arc<Publisher>,
-        logs: Logs,
-        prefix: Prefix,
-        sharded: bool,
-        max_payload: usize,
-    ) -> Self {
-        Self { publisher, logs, prefix, sharded, max_payload, ready: Mutex::default() }
+    pub(super) fn new(publisher: Arc<Publisher>, logs: Logs, prefix: Prefix, max_payload: usize) -> Self {
+        Self { publisher, logs, prefix, max_payload, ready: Mutex::default() }
     }
 
     /// Whether messages of this address are stored.
@@ -62,7 +64,7 @@ impl RedisLog {
     /// Stores and publishes messages of logged channels, in their order within each partition; a result for each.
     pub(super) async fn append_all(&self, publications: Vec<&mut Publication>) -> Vec<Result<Receipt, PublishError>> {
         let mut results: Vec<Option<Result<Receipt, PublishError>>> = publications.iter().map(|_| None).collect();
-        let mut runs: Vec<(Partition, Vec<usize>, Vec<Value>, Vec<MessageId>)> = Vec::new();
+        let mut runs: Vec<Run> = Vec::new();
         for (at, publication) in publications.into_iter().enumerate() {
             let bytes = publication.message.payload.len();
             if bytes > self.max_payload {
@@ -76,22 +78,22 @@ impl RedisLog {
             let id = publication.identify();
             let words = [Value::from(subject), channel, Value::Bytes(envelope::seal(&publication.message))];
             // Calls for one partition leave in their order, as all that is sent on one connection does.
-            let open = runs.iter_mut().rev().find(|run| run.0 == partition).filter(|run| run.1.len() < CALL_MESSAGES);
-            match open {
+            let open = runs.iter_mut().rev().find(|run| run.partition == partition);
+            match open.filter(|run| run.places.len() < CALL_MESSAGES) {
                 Some(run) => {
-                    run.1.push(at);
-                    run.2.extend(words);
-                    run.3.push(id);
+                    run.places.push(at);
+                    run.words.extend(words);
+                    run.ids.push(id);
                 }
-                None => runs.push((partition, vec![at], words.into(), vec![id])),
+                None => runs.push(Run { partition, places: vec![at], words: words.into(), ids: vec![id] }),
             }
         }
-        let calls = runs.iter_mut().map(|(partition, _, words, ids)| {
-            self.append_run(partition.clone(), std::mem::take(words), std::mem::take(ids))
+        let calls = runs.iter_mut().map(|run| {
+            self.append_run(run.partition.clone(), std::mem::take(&mut run.words), std::mem::take(&mut run.ids))
         });
         let answers = join_all(calls).await;
-        for ((_, places, ..), answers) in runs.into_iter().zip(answers) {
-            for (place, answer) in places.into_iter().zip(answers) {
+        for (run, answers) in runs.into_iter().zip(answers) {
+            for (place, answer) in run.places.into_iter().zip(answers) {
                 results[place] = Some(answer);
             }
         }
@@ -108,11 +110,7 @@ impl RedisLog {
         let Some(policy) = self.policy(&partition) else {
             return ids.iter().map(|_| Err(PublishError::Refused("its channel has no log".to_owned()))).collect();
         };
-        let head = [
-            Value::from(policy.size.to_string()),
-            Value::from(policy.age.as_millis().to_string()),
-            Value::from_static_str(if self.sharded { "1" } else { "0" }),
-        ];
+        let head = [Value::from(policy.size.to_string()), Value::from(policy.age.as_millis().to_string())];
         let args = head.into_iter().chain(words).collect();
         match self.call(&partition, "clarion_append", args).await {
             Ok(answer) => {
@@ -432,6 +430,30 @@ impl RedisLog {
         let age = self.policy(partition).map_or(0, |policy| policy.age.as_micros() as u64);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         after > 0 && after < top.offset && after < (now.as_micros() as u64).saturating_sub(age)
+    }
+}
+
+#[async_trait]
+impl Numbering for RedisLog {
+    async fn number(
+        &self,
+        partition: &Partition,
+        from: &RawName,
+        messages: &[(Channel, Message)],
+        marker: Option<&str>,
+    ) -> Result<RawName, LogError> {
+        let policy = self.policy(partition).ok_or_else(|| LogError::Refused("it has no log".to_owned()))?;
+        let from = if from.marker.is_empty() { String::new() } else { format!("{} {}", from.marker, from.count) };
+        let head =
+            [policy.size.to_string(), policy.age.as_millis().to_string(), from, marker.unwrap_or_default().to_owned()];
+        let words = messages.iter().flat_map(|(channel, message)| {
+            let subject = self.prefix.redis(&Address::Channel(channel.clone()));
+            [Value::from(subject), Value::from(channel.as_str()), Value::Bytes(envelope::seal(message))]
+        });
+        let args = head.into_iter().map(Value::from).chain(words).collect();
+        let answer = self.call(partition, "clarion_number", args).await?.as_string().unwrap_or_default();
+        let (marker, count) = answer.split_once(' ').unwrap_or_default();
+        Ok(RawName { marker: marker.to_owned(), count: count.parse().unwrap_or_default() })
     }
 }
 

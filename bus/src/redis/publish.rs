@@ -141,9 +141,11 @@ impl Publisher {
 
     /// Calls a function of the library, whose keys lie in the slot of `key`.
     pub(crate) async fn call(&self, function: &'static str, key: String, args: Vec<Value>) -> Result<Value, Failed> {
+        // Of a custom command fred looks at nothing but a slot that is named: the first of its arguments is no key.
+        let slot = redis_protocol::redis_keyslot(key.as_bytes());
         let words = [Value::from_static_str(function), Value::Integer(1), Value::from(key)];
         let args: Vec<Value> = words.into_iter().chain(args).collect();
-        self.command(CustomCommand::new_static("FCALL", ClusterHash::Offset(2), false), args).await
+        self.command(CustomCommand::new_static("FCALL", ClusterHash::Custom(slot), false), args).await
     }
 
     /// Sends any command.

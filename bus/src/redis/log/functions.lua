@@ -78,7 +78,7 @@ local function seal(id, offset, epoch, previous, time, tags, payload)
 end
 
 -- Stores a message, gives it a number, and publishes it: epoch, offset, predecessor, and whether its id was known.
-local function append(p, subject, channel, sealed, id, size, age_ms, sharded)
+local function append(p, subject, channel, sealed, id, size, age_ms)
   local members, payload = unseal(sealed)
   if type(members.id) == 'string' then id = members.id end
   local epoch, last = open(p)
@@ -104,7 +104,7 @@ local function append(p, subject, channel, sealed, id, size, age_ms, sharded)
   redis.call('ZADD', p .. ':channels', text(offset), channel)
   redis.call('PEXPIRE', p .. ':channels', age_ms)
   redis.call('HSET', p .. ':meta', 'last', text(offset))
-  redis.call(sharded and 'SPUBLISH' or 'PUBLISH', subject, message)
+  redis.call('PUBLISH', subject, message)
   -- Last: were it first and something failed in between, the retry would be taken for a repeat of what is not there.
   if known then
     redis.call('SET', known, text(offset) .. ' ' .. text(previous), 'PX', REPEAT_WINDOW_MS)
@@ -112,14 +112,33 @@ local function append(p, subject, channel, sealed, id, size, age_ms, sharded)
   return { epoch, text(offset), text(previous), 0 }
 end
 
--- For nodes. KEYS: the partition. ARGV: size, age in ms, 1 for sharded, then for each message subject, channel, payload.
+-- For nodes. KEYS: the partition. ARGV: size, age in ms, then for each message subject, channel, payload.
 redis.register_function('clarion_append', function(keys, args)
   local results = {}
-  for i = 4, #args, 3 do
+  for i = 3, #args, 3 do
     results[#results + 1] =
-      append(keys[1], args[i], args[i + 1], args[i + 2], nil, tonumber(args[1]), tonumber(args[2]), args[3] == '1')
+      append(keys[1], args[i], args[i + 1], args[i + 2], nil, tonumber(args[1]), tonumber(args[2]))
   end
   return results
+end)
+
+-- For the nodes that hear plain PUBLISHes, each of which has a name that all of them agree on: the marker before it and how
+-- many came since. KEYS: the partition. ARGV: size, age in ms, the name they go on from, the marker that follows or '', then
+-- for each message subject, channel, payload. Nothing is done unless all before was numbered; the name it has come to.
+redis.register_function('clarion_number', function(keys, args)
+  local p, from, marker = keys[1], args[3], args[4]
+  local at = redis.call('HGET', p .. ':meta', 'raw') or ''
+  if at ~= from then return at end
+  local base, count = string.match(at, '^(%S+) (%d+)$')
+  for i = 5, #args, 3 do
+    append(p, args[i], args[i + 1], args[i + 2], nil, tonumber(args[1]), tonumber(args[2]))
+    count = count + 1
+  end
+  if marker ~= '' then base, count = marker, 0 end
+  at = base .. ' ' .. text(count)
+  open(p)
+  redis.call('HSET', p .. ':meta', 'raw', at)
+  return at
 end)
 
 -- FNV-1a, 32 bit. A product would not fit a double, so it is made of halves.
@@ -162,7 +181,7 @@ redis.register_function('clarion_publish', function(keys, args)
   if not p then
     return redis.error_reply('ERR ' .. channel .. ' is in no logged namespace that a node has told of; use PUBLISH')
   end
-  return append(p, keys[1], channel, args[1], id, size, age_ms, false)[2]
+  return append(p, keys[1], channel, args[1], id, size, age_ms)[2]
 end)
 
 -- KEYS: the partition. Its epoch, last offset, and the leap as it is written.
