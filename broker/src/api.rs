@@ -9,7 +9,11 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use clarion_protocol::{Channel, MessageId, Publication, limits, publication::PublicationBody};
+use clarion_bus::Receipt;
+use clarion_protocol::{
+    Channel, MessageId, Publication, limits, message::MessageIdError, publication::PublicationBody,
+};
+use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
@@ -17,6 +21,9 @@ use crate::{
     answer::Problem,
     node::{Caller, Node, Via},
 };
+
+/// The header that carries a publisher's own id.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// `POST /<channel>`, which is also `POST /users/<uid>` and `POST /broadcast`.
 ///
@@ -28,8 +35,17 @@ pub async fn publish(State(node): State<Arc<Node>>, request: Request) -> Result<
     let caller = node.caller(&head).await?;
     node.may_publish(&caller, &channel)?;
     let payload = body::payload(&node.bodies, &head, body, node.settings.payload).await?;
-    let id = node.publish(Via::Http, Publication::raw(channel, payload.bytes.clone())).await?;
-    Ok(Json(taken(&id)).into_response())
+    let mut publication = Publication::raw(channel, payload.bytes.clone());
+    publication.message.id = own_id(&head.headers)?;
+    let receipt = node.publish(Via::Http, publication).await?;
+    Ok(Json(taken(&receipt)).into_response())
+}
+
+/// The publisher's own id for its message: in a logged namespace a repeat of it is dropped.
+fn own_id(headers: &HeaderMap) -> Result<Option<MessageId>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let id = value.to_str().ok().and_then(|id| MessageId::parse(id).ok());
+    id.map(Some).ok_or_else(|| Problem::bad_request("bad_id", format!("Idempotency-Key: {MessageIdError}")))
 }
 
 /// `POST /api/batch`: a JSON array of messages, answered by `{"results"}` with one for each.
@@ -58,7 +74,7 @@ pub(crate) async fn publish_all(
     caller: &Caller,
     via: Via,
     messages: &[&RawValue],
-) -> Result<Vec<Result<MessageId, Problem>>, Problem> {
+) -> Result<Vec<Result<Receipt, Problem>>, Problem> {
     if messages.len() > limits::BATCH_MESSAGES {
         let message =
             format!("a batch has at most {} messages, this one has {}", limits::BATCH_MESSAGES, messages.len());
@@ -91,21 +107,24 @@ fn read(node: &Node, caller: &Caller, message: &RawValue) -> Result<Publication,
 }
 
 /// What all messages of a batch failed of, when it concerns the caller or the bus and not the messages.
-fn nothing_taken(results: &[Result<MessageId, Problem>]) -> Option<&Problem> {
+fn nothing_taken(results: &[Result<Receipt, Problem>]) -> Option<&Problem> {
     let first = results.first()?.as_ref().err()?;
     let same = |result: &Result<_, Problem>| result.as_ref().is_err_and(|problem| problem.status() == first.status());
     (first.concerns_all() && results.iter().all(same)).then_some(first)
 }
 
 /// What is told of a batch: for each message `{"id"}` or `{"error"}`.
-pub(crate) fn outcomes(results: &[Result<MessageId, Problem>]) -> Value {
+pub(crate) fn outcomes(results: &[Result<Receipt, Problem>]) -> Value {
     let each: Value = results.iter().map(|result| result.as_ref().map_or_else(Problem::to_json, taken)).collect();
     json!({ "results": each })
 }
 
-/// What a publisher gets for a message that the bus has taken.
-pub(crate) fn taken(id: &MessageId) -> Value {
-    json!({ "id": id })
+/// What a publisher gets for a message that the bus has taken: its id, and its offset where there is a log.
+pub(crate) fn taken(receipt: &Receipt) -> Value {
+    match &receipt.position {
+        None => json!({ "id": receipt.id }),
+        Some(position) => json!({ "id": receipt.id, "offset": position.offset }),
+    }
 }
 
 /// Reads an object by the names of its members. Serde alone would take an array for one, by their order.

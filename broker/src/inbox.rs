@@ -34,9 +34,9 @@ const MOST_IDS: usize = Marks::MOST;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Read {
     #[serde(default)]
-    up_to: Option<String>,
+    pub(crate) up_to: Option<String>,
     #[serde(default)]
-    ids: Option<Vec<MessageId>>,
+    pub(crate) ids: Option<Vec<MessageId>>,
 }
 
 /// How much of an inbox is unread.

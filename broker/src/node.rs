@@ -11,8 +11,9 @@ use std::{
 };
 
 use axum::extract::ConnectInfo;
+use clarion_bus::Receipt;
 use clarion_hub::{ConnectionId, Hub};
-use clarion_protocol::{Channel, Interest, MessageId, NodeName, Prefix, Publication};
+use clarion_protocol::{Channel, Interest, NodeName, Prefix, Publication};
 use http::request::Parts;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio::runtime::Handle;
@@ -183,19 +184,19 @@ impl Node {
         self.auth.could_publish(&caller.identity, caller.backend, channel)
     }
 
-    /// Publishes one message and tells the id that travels with it. A caller that goes away does not stop it.
+    /// Publishes one message and tells the id that travels with it, and its place where there is a log. A caller that goes
+    /// away does not stop it.
     ///
     /// # Errors
     /// 403, 413, 503 or 504, as the bus answered.
-    pub async fn publish(&self, via: Via, publication: Publication) -> Result<MessageId, Problem> {
-        let taken = self.ingress.publish(via, publication).await;
-        taken.map(|receipt| receipt.id).map_err(Problem::from)
+    pub async fn publish(&self, via: Via, publication: Publication) -> Result<Receipt, Problem> {
+        self.ingress.publish(via, publication).await.map_err(Problem::from)
     }
 
     /// Publishes many, in order per channel; a result for each.
-    pub async fn publish_all(&self, via: Via, publications: Vec<Publication>) -> Vec<Result<MessageId, Problem>> {
+    pub async fn publish_all(&self, via: Via, publications: Vec<Publication>) -> Vec<Result<Receipt, Problem>> {
         let taken = self.ingress.publish_all(via, publications).await;
-        taken.into_iter().map(|taken| taken.map(|receipt| receipt.id).map_err(Problem::from)).collect()
+        taken.into_iter().map(|taken| taken.map_err(Problem::from)).collect()
     }
 }
 

@@ -2,12 +2,11 @@
 
 use bytes::Bytes;
 use clarion_protocol::{
-    Address, Channel, Epoch, Interest, Message, MessageId, NodeName, Prefix, Uid,
+    Address, Channel, Cursor, CursorKey, Epoch, Interest, Message, MessageId, NodeName, Prefix, Uid, Wording,
     channel::decode_path,
     control::{Answer, Control, Heartbeat},
     envelope as codec, limits,
     publication::PublicationBody,
-    wording,
 };
 
 use crate::pieces;
@@ -69,6 +68,13 @@ pub(crate) fn envelope(input: &[u8]) {
 
 /// What is taken for a name is written in each of its forms so that the same is read again.
 pub(crate) fn names(input: &[u8]) {
+    // Whatever a client shows as a cursor is read or refused.
+    if let Ok(text) = std::str::from_utf8(input) {
+        let key = CursorKey::new([7; 16]);
+        if let Ok(cursor) = Cursor::decode(text, &key) {
+            assert_eq!(Cursor::decode(&cursor.encode(&key), &key), Ok(cursor));
+        }
+    }
     let (whole, _) = pieces(input);
     let prefix = Prefix::default();
     if let Ok(address) = prefix.from_redis(whole) {
@@ -135,9 +141,9 @@ pub(crate) fn wordings(input: &[u8]) {
     let (whole, _) = pieces(input);
     let message = codec::open(Bytes::copy_from_slice(whole)).unwrap_or_else(|raw| raw);
     let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("\r\n", "\n").replace('\r', "\n");
-    assert_eq!(data_of(&wording::event(&message)), lines(&message.payload));
     let channel = Channel::broadcast();
-    let json = data_of(&wording::event_of_many(&channel, &message));
+    assert_eq!(data_of(&Wording::Event.word(&channel, &message)), lines(&message.payload));
+    let json = data_of(&Wording::EventOfMany.word(&channel, &message));
     let body: PublicationBody<'_> = serde_json::from_str(&json).expect("an event of many channels is JSON");
     assert_eq!(body.channel.as_deref(), Some(channel.as_str()));
     let payload = body.payload().expect("there is one payload");

@@ -77,9 +77,9 @@ impl Publication {
     }
 }
 
-/// A message as batches and RPC write it: `{"channel": …, "data" | "text" | "base64": …, "tags": {…}}`.
+/// A message as batches and RPC write it: `{"channel": …, "data" | "text" | "base64": …, "tags": {…}, "id": …}`.
 ///
-/// Exactly one of `data` (any JSON, passed on verbatim), `text` and `base64` is present. `tags` is optional.
+/// Exactly one of `data` (any JSON, passed on verbatim), `text` and `base64` is present. `tags` and `id` are optional.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublicationBody<'a> {
@@ -98,6 +98,9 @@ pub struct PublicationBody<'a> {
     /// Free words about it.
     #[serde(default)]
     pub tags: Tags,
+    /// The publisher's own id; in a logged namespace a repeat of it is dropped.
+    #[serde(default)]
+    pub id: Option<MessageId>,
 }
 
 /// Keeps a `null` that is present apart from a member that is absent.
@@ -136,7 +139,7 @@ impl PublicationBody<'_> {
         }
         let payload = self.payload()?;
         let meta = (!self.tags.is_empty()).then(|| Arc::new(Meta { tags: self.tags.clone(), ..Meta::default() }));
-        Ok(Message { payload, id: None, meta })
+        Ok(Message { payload, id: self.id.clone(), meta })
     }
 
     /// The whole of it.

@@ -2,20 +2,20 @@
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
-use clarion_protocol::{Channel, NodeName, Publication, Tags, Uid, publication::PublicationBody};
+use clarion_protocol::{Channel, MessageId, NodeName, Publication, Tags, Uid, publication::PublicationBody};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{Failure, INVALID_PARAMS, METHOD_NOT_FOUND};
 use crate::{
     answer::Problem,
-    api, docs,
+    api, docs, inbox,
     members::Online,
     node::{Caller, Node, Via},
 };
 
 /// The methods, for whoever asks for another one.
-const METHODS: &str = "publish, push, broadcast, batch, info, online, disconnect, rpc.discover";
+const METHODS: &str = "publish, push, broadcast, batch, read, unread, info, online, disconnect, rpc.discover";
 
 /// The method that a batch may call many times at once.
 pub(super) const ONLINE: &str = "online";
@@ -35,6 +35,19 @@ struct Push<'a> {
     base64: Option<Cow<'a, str>>,
     #[serde(default)]
     tags: Tags,
+    #[serde(default)]
+    id: Option<MessageId>,
+}
+
+/// What a user has read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HasRead {
+    user: UserId,
+    #[serde(default)]
+    up_to: Option<String>,
+    #[serde(default)]
+    ids: Option<Vec<MessageId>>,
 }
 
 #[derive(Deserialize)]
@@ -89,6 +102,11 @@ pub(super) async fn dispatch(
         "push" => push(node, read(given)?).await,
         "broadcast" => broadcast(node, read(given)?).await,
         "batch" => batch(node, caller, read(given)?).await,
+        "read" => has_read(node, read(given)?).await,
+        "unread" => {
+            let user = read::<OfUser>(given)?.user.uid()?;
+            Ok(json!(inbox::count(node, &user).await?))
+        }
         "info" => Ok(info(node)),
         "rpc.discover" => Ok(docs::OPENRPC.clone()),
         "disconnect" => disconnect(node, read(given)?).await,
@@ -113,15 +131,20 @@ async fn publish(
     publication: Result<Publication, clarion_protocol::publication::BodyError>,
 ) -> Result<Value, Failure> {
     let publication = publication.map_err(Problem::from)?;
-    let id = node.publish(Via::Rpc, publication).await?;
-    Ok(api::taken(&id))
+    let receipt = node.publish(Via::Rpc, publication).await?;
+    Ok(api::taken(&receipt))
 }
 
 async fn push(node: &Node, push: Push<'_>) -> Result<Value, Failure> {
     let channel = Channel::of_user(&push.user.uid()?);
-    let Push { data, text, base64, tags, .. } = push;
-    let body = PublicationBody { channel: None, data, text, base64, tags };
+    let Push { data, text, base64, tags, id, .. } = push;
+    let body = PublicationBody { channel: None, data, text, base64, tags, id };
     publish(node, body.message().map(|message| Publication { address: channel.into(), message })).await
+}
+
+async fn has_read(node: &Node, HasRead { user, up_to, ids }: HasRead) -> Result<Value, Failure> {
+    let unread = inbox::mark(node, &user.uid()?, &inbox::Read { up_to, ids }).await?;
+    Ok(json!({ "unread": unread }))
 }
 
 async fn broadcast(node: &Node, body: PublicationBody<'_>) -> Result<Value, Failure> {

@@ -108,7 +108,7 @@ async fn one_that_comes_with_its_socket_is_told_first() {
         it.say("a", "news").await;
         match door {
             Door::WebSocket => assert_eq!((client.text(), client.text()), ("pong".to_owned(), "news".to_owned())),
-            Door::Sse | Door::Events => {
+            Door::Sse | Door::Events | Door::Poll => {
                 let mut heard = [0; 12];
                 std::io::Read::read_exact(&mut &client.socket, &mut heard).unwrap();
                 assert_eq!(heard, *b"data: news\n\n");

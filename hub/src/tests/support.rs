@@ -124,7 +124,7 @@ impl Fixture {
         let (id, interest) = self.interest(text);
         let wording = match door {
             Door::WebSocket => Wording::Payload,
-            Door::Sse => Wording::Event,
+            Door::Sse | Door::Poll => Wording::Event,
             Door::Events => Wording::EventOfMany,
         };
         let lease = InterestLease::new(id, Arc::clone(&self.received) as Arc<dyn Release>);
