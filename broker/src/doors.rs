@@ -282,7 +282,8 @@ impl ConnectionRequest {
             Some(user) if has_inbox(user, interests, policies) => Some(inbox::marks(node, user).await?),
             _ => None,
         };
-        let catch_up = CatchUp { recovery: recovery.clone(), seats, start, cursors, read };
+        let admitted = recovery.admitted(seats.iter().map(|(_, id, interest)| (*id, interest)));
+        let catch_up = CatchUp { recovery: recovery.clone(), seats, start, admitted, cursors, read };
         Ok(Begins { catch_up: Some(catch_up), bookmark, wording })
     }
 }

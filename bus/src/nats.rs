@@ -15,6 +15,7 @@ mod conversation;
 pub mod fuzz;
 mod handshake;
 mod link;
+mod log;
 mod parse;
 mod publisher;
 mod refusal;
@@ -37,12 +38,13 @@ use tokio_util::{
 use self::{
     connection::Dialer,
     link::{Counters, Probes},
+    log::NatsLog,
     publisher::Publisher,
     status::{Half, Status},
 };
 use crate::{
-    Answers, Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, NatsUrl, ProbeError, PublishError, Receipt,
-    Sink, Stats, SubscribeError, Topic,
+    Answers, Bus, BusConfig, BusHandle, ConfigError, InterestId, Link, LogHandle, NatsUrl, ProbeError, PublishError,
+    Receipt, Sink, Stats, StoreHandle, SubscribeError, Topic,
     ask::Questions,
     table::{Interests, Layout},
 };
@@ -63,6 +65,10 @@ pub(crate) struct Nats {
     questions: Arc<Questions>,
     status: Arc<Status>,
     publisher: Publisher,
+    /// Which subjects are republished.
+    subjects: log::Subjects,
+    /// Where something is logged.
+    log: Option<Arc<NatsLog>>,
     rebuilds: watch::Sender<u64>,
     closed: CancellationToken,
     tasks: Mutex<Vec<AbortOnDropHandle<()>>>,
@@ -73,6 +79,9 @@ pub(crate) struct Nats {
 impl Nats {
     fn start(url: &NatsUrl, config: &BusConfig, sink: Arc<dyn Sink>) -> Result<Self, ConfigError> {
         let dialer = Arc::new(Dialer::new(url, config)?);
+        let subjects = log::Subjects::new(config.logs.clone(), &config.prefix);
+        let log = (!config.logs.is_empty()).then(|| NatsLog::new(url, config, subjects.clone()).map(Arc::new));
+        let log = log.transpose()?;
         let interests = Arc::new(Interests::new(Layout::Nats, config.prefix.clone()));
         let (counters, probes) = (Arc::new(Counters::default()), Arc::new(Probes::new()));
         let questions = Arc::new(Questions::new());
@@ -90,11 +99,15 @@ impl Nats {
             rebuilds: rebuild,
             closed: closed.clone(),
             prefix: config.prefix.clone(),
+            subjects: subjects.clone(),
             command_timeout: config.command_timeout,
             reconnect_max: config.reconnect_max,
         };
         let link = config.link_runtime().spawn(link.run());
-        let tasks = [link, tokio::spawn(publishing.run())].map(AbortOnDropHandle::new);
+        let mut tasks: Vec<_> = [link, tokio::spawn(publishing.run())].map(AbortOnDropHandle::new).into();
+        if let Some(log) = &log {
+            tasks.push(AbortOnDropHandle::new(tokio::spawn(log.clone().keep())));
+        }
         Ok(Self {
             interests,
             counters,
@@ -103,11 +116,25 @@ impl Nats {
             status,
             publisher,
             rebuilds,
-            tasks: Mutex::new(tasks.into()),
+            subjects,
+            log,
+            tasks: Mutex::new(tasks),
             command_timeout: config.command_timeout,
             _closes: closed.clone().drop_guard(),
             closed,
         })
+    }
+}
+
+impl Nats {
+    /// Whether there is any use in giving a message to JetStream: async-nats would keep it until there is a connection.
+    fn may_store(&self) -> Result<(), PublishError> {
+        match self.status.get(Half::Publisher) {
+            Link::Up => Ok(()),
+            Link::Down(reason) => {
+                Err(PublishError::NotTaken(reason.unwrap_or_else(|| "the bus is not connected".to_owned())))
+            }
+        }
     }
 }
 
@@ -118,6 +145,11 @@ impl Bus for Nats {
     }
 
     async fn subscribe(&self, topic: &Topic) -> Result<InterestId, SubscribeError> {
+        if let Topic::Channels(interest) = topic
+            && let Some(reason) = self.subjects.refuses(interest)
+        {
+            return Err(SubscribeError::Refused(reason));
+        }
         self.interests.subscribe(topic).await
     }
 
@@ -126,14 +158,38 @@ impl Bus for Nats {
     }
 
     async fn publish(&self, mut publication: Publication) -> Result<Receipt, PublishError> {
+        if let Some(log) = self.log.as_ref().filter(|log| log.keeps(&publication.address)) {
+            self.may_store()?;
+            return log.append(&mut publication).await;
+        }
         let id = publication.identify();
         self.publisher.publish(&publication).await.map(|()| Receipt::unlogged(id))
     }
 
     async fn publish_all(&self, mut publications: Vec<Publication>) -> Vec<Result<Receipt, PublishError>> {
         let ids: Vec<_> = publications.iter_mut().map(Publication::identify).collect();
-        let taken = self.publisher.publish_all(&publications).await;
-        taken.into_iter().zip(ids).map(|(taken, id)| taken.map(|()| Receipt::unlogged(id))).collect()
+        let Some(log) = self.log.as_ref().filter(|log| publications.iter().any(|one| log.keeps(&one.address))) else {
+            let taken = self.publisher.publish_all(&publications).await;
+            return taken.into_iter().zip(ids).map(|(taken, id)| taken.map(|()| Receipt::unlogged(id))).collect();
+        };
+        let may = self.may_store();
+        let logged: Vec<bool> = publications.iter().map(|publication| log.keeps(&publication.address)).collect();
+        let plain: Vec<_> = publications.iter().filter(|one| !log.keeps(&one.address)).cloned().collect();
+        let kept: Vec<_> = publications.iter_mut().filter(|one| log.keeps(&one.address)).collect();
+        let kept = async {
+            match may {
+                Ok(()) => log.append_all(kept).await,
+                Err(error) => kept.iter().map(|_| Err(error.clone())).collect(),
+            }
+        };
+        let (kept, plain) = tokio::join!(kept, self.publisher.publish_all(&plain));
+        let (mut kept, mut plain) = (kept.into_iter(), plain.into_iter());
+        let lost = || Err(PublishError::Unknown("there is no answer".to_owned()));
+        let result = |(logged, id)| match logged {
+            true => kept.next().unwrap_or_else(lost),
+            false => plain.next().unwrap_or_else(|| lost().map(drop)).map(|()| Receipt::unlogged(id)),
+        };
+        logged.into_iter().zip(ids).map(result).collect()
     }
 
     async fn tell(&self, subject: &InternalName, payload: Bytes) -> Result<(), PublishError> {
@@ -176,6 +232,14 @@ impl Bus for Nats {
 
     fn link(&self) -> watch::Receiver<Link> {
         self.status.watch()
+    }
+
+    fn log(&self) -> Option<LogHandle> {
+        self.log.clone().map(|log| log as LogHandle)
+    }
+
+    fn store(&self) -> Option<StoreHandle> {
+        self.log.clone().map(|log| log as StoreHandle)
     }
 
     fn stats(&self) -> Stats {

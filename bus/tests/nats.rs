@@ -32,3 +32,9 @@ mod tls {
 
     crate::suite!("nats", Server::with_tls().await);
 }
+
+mod logs {
+    use crate::{conformance, rig::Server};
+
+    crate::log_suite!("nats logs", Server::with_streams().await);
+}

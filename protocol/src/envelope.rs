@@ -167,6 +167,30 @@ pub fn id_header(block: &[u8]) -> Option<MessageId> {
     MessageId::parse_uuid(block.strip_prefix(BEFORE_ID_HEADER)?.strip_suffix(b"\r\n\r\n")?)
 }
 
+/// Names the stream of a message that JetStream has republished.
+pub const HEADER_STREAM: &str = "Nats-Stream";
+
+/// Reads the headers of a message that JetStream has republished: the same as [`from_headers`], with the place that the server
+/// gave it in the stream whose epoch `epoch_of` knows.
+pub fn from_republished<'a>(
+    headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    epoch_of: impl FnOnce(&str) -> Option<Epoch>,
+) -> (Option<MessageId>, Option<Arc<Meta>>) {
+    let (mut offset, mut previous, mut stream) = (None, None, None);
+    // A publisher may have sent the same headers: the server appends its own, so the last ones count.
+    let look = |(name, value): &(&str, &'a str)| match *name {
+        HEADER_OFFSET => offset = value.parse().ok(),
+        HEADER_PREVIOUS => previous = value.parse().ok(),
+        HEADER_STREAM => stream = Some(*value),
+        _ => {}
+    };
+    let (id, meta) = from_headers(headers.into_iter().inspect(look));
+    let position = offset.zip(stream.and_then(epoch_of));
+    let position = position.map(|(offset, epoch)| Position { offset, epoch, previous });
+    let meta = Meta { position, ..meta.map(Arc::unwrap_or_clone).unwrap_or_default() };
+    (id, known(meta))
+}
+
 /// Reads the id and the metadata from the headers of a NATS message; headers of others are passed over.
 ///
 /// A value of ours that cannot be read counts as absent: the payload is good all the same.

@@ -172,6 +172,7 @@ pub(super) struct CatchUp {
     /// The logged ones among the connection's subscriptions, by their places.
     pub(super) seats: Vec<(usize, InterestId, Interest)>,
     pub(super) start: Start,
+    pub(super) admitted: Vec<Place>,
     pub(super) cursors: bool,
     pub(super) read: Option<Marks>,
 }
@@ -182,10 +183,10 @@ impl CatchUp {
         let (sender, entered) = oneshot::channel();
         runtime.spawn(async move {
             let Ok(Entered { key: connection, seats }) = entered.await else { return };
-            let Self { recovery, seats: logged, start, cursors, read } = self;
+            let Self { recovery, seats: logged, start, admitted, cursors, read } = self;
             let seat = |(at, id, interest): (usize, InterestId, Interest)| Some((*seats.get(at)?, id, interest));
             let seats = logged.into_iter().filter_map(seat).collect();
-            recovery.catch_up(Joined { connection, seats, start, cursors, read }).await;
+            recovery.catch_up(Joined { connection, seats, start, admitted, cursors, read }).await;
         });
         sender
     }

@@ -26,6 +26,7 @@ use session::{LANE, Session};
 use super::{
     connection::{Connection, Dialer, Reader},
     conversation::{Goal, Successor},
+    log::Subjects,
     servers::Server,
     status::{Half, Status},
 };
@@ -48,6 +49,7 @@ pub(crate) struct Task {
     pub(crate) rebuilds: watch::Receiver<u64>,
     pub(crate) closed: CancellationToken,
     pub(crate) prefix: Prefix,
+    pub(crate) subjects: Subjects,
     pub(crate) command_timeout: Duration,
     pub(crate) reconnect_max: Duration,
 }
@@ -63,7 +65,8 @@ impl Task {
     /// Runs until the bus is closed.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(self.reconnect_max);
-        let mut intake = Intake::new(self.interests.clone(), self.counters.clone(), self.prefix.clone());
+        let mut intake =
+            Intake::new(self.interests.clone(), self.counters.clone(), self.prefix.clone(), self.subjects.clone());
         let closed = self.closed.clone();
         let (mut first, mut pause, mut next) = (true, Duration::ZERO, None);
         loop {

@@ -25,6 +25,11 @@ impl Server {
         Self::of(Self::builder().tls(), true).await
     }
 
+    /// One that keeps what it is given.
+    pub(crate) async fn with_streams() -> Self {
+        Self::of(Self::builder().jetstream(), false).await
+    }
+
     async fn of(builder: NatsBuilder, tls: bool) -> Self {
         let server = builder.start().await;
         let proxy = TcpProxy::start(server.addr()).await;
@@ -78,6 +83,11 @@ impl Rig for Server {
     }
 
     async fn restart(&mut self) -> bool {
+        self.server.restart().await;
+        true
+    }
+
+    async fn restart_with_data(&mut self) -> bool {
         self.server.restart().await;
         true
     }

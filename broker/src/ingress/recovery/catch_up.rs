@@ -40,6 +40,9 @@ pub struct Joined {
     pub seats: Vec<(SeatId, InterestId, Interest)>,
     /// Where they begin.
     pub start: Start,
+    /// How far the partitions had come when the client was let in: what comes after is for it, also where it begins with what
+    /// comes now.
+    pub admitted: Vec<Place>,
     /// Whether the client is told cursors, and therefore its first one as well.
     pub cursors: bool,
     /// What the user has read, where the seats' channel is an inbox: it does not come again, and with [`Start::Now`] the unread
@@ -105,6 +108,17 @@ impl Recovery {
         touched.iter().filter(|touched| **touched > 0).count() > 1 || touched.iter().any(|touched| *touched > 1)
     }
 
+    /// How far the partitions have come that these interests touch. Asked before a client is let in.
+    #[must_use]
+    pub fn admitted<'a>(&self, seats: impl Iterator<Item = (InterestId, &'a Interest)>) -> Vec<Place> {
+        let (ids, interests): (Vec<_>, Vec<_>) = seats.unzip();
+        let mut partitions: Vec<_> = interests.into_iter().flat_map(|interest| self.logs.touched(interest)).collect();
+        partitions.sort();
+        partitions.dedup();
+        let tops = self.state.lock().edges(&partitions, &ids);
+        tops.into_iter().map(|top| place(&top.epoch, top.offset)).collect()
+    }
+
     /// Feeds the log to seats that have joined until they are live.
     pub async fn catch_up(self: Arc<Self>, joined: Joined) {
         let outcome = match self.feed_all(&joined).await {
@@ -126,7 +140,8 @@ impl Recovery {
         let places = from.into_iter().map(|Reached { epoch, offset }| place(&epoch, offset)).collect();
         let seats = vec![(seat, interest, asked)];
         // Cursors are told as before: each message names its own, or the connection's bookmark goes on.
-        let joined = Joined { connection, seats, start: Start::From(places), cursors: false, read: None };
+        let start = Start::From(places);
+        let joined = Joined { connection, seats, start, admitted: Vec::new(), cursors: false, read: None };
         let recovery = self.clone();
         self.runtime.spawn(async move { recovery.catch_up(joined).await });
     }
@@ -201,11 +216,9 @@ impl Recovery {
         let edges = partitions.into_iter().zip(tops).map(|(partition, top)| {
             let after = match &joined.start {
                 Start::Now if joined.read.is_some() => joined.unread_after(&top),
-                Start::Now | Start::Last(_) | Start::Lost(_) => top.offset,
-                Start::From(places) => {
-                    let from = places.iter().find(|place| place.epoch == top.epoch);
-                    from.map_or(top.offset, |place| place.offset.min(top.offset))
-                }
+                Start::Last(_) => top.offset,
+                Start::Now | Start::Lost(_) => behind(&joined.admitted, &top),
+                Start::From(places) => behind(places, &top),
                 Start::Since(cursor) => {
                     let (after, gap) = begin(cursor, &top);
                     missing = missing.or(gap);
@@ -392,6 +405,12 @@ impl super::State {
             })
             .collect()
     }
+}
+
+/// Where to begin in a partition that goes that far; at its top if none of these places is in it.
+fn behind(places: &[Place], top: &Top) -> u64 {
+    let from = places.iter().find(|place| place.epoch == top.epoch);
+    from.map_or(top.offset, |place| place.offset.min(top.offset))
 }
 
 /// The epoch of a partition that nobody follows any more, as when the client has left meanwhile.

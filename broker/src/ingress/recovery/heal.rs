@@ -15,6 +15,8 @@ use super::{Parked, Recovery, State, follow::Verdict, stamp};
 
 /// How long what comes of a partition waits for a hole in it. Past that its seats are told.
 const HEAL_TIME: Duration = Duration::from_secs(10);
+/// How much later than its successor a message may come without being read from the log.
+const REORDERED: Duration = Duration::from_millis(2);
 /// The pause before a log that could not be read is read again.
 const RETRY: Duration = Duration::from_millis(200);
 /// How much is read for one healing. Past that its seats are told.
@@ -82,6 +84,16 @@ impl Recovery {
 
     /// Heals a parked partition and lets go what waited. Afterwards it is parked no more, whatever came of it.
     pub(super) async fn heal(self: Arc<Self>, partition: Partition, mut work: Work) {
+        // A hole that a sweep has found has nothing waiting behind it.
+        if matches!(work, Work::Hole(_)) && self.waits(&partition) {
+            // Some servers relay what several publishers send in another order than they have numbered it: what seems to be missing
+            // may be here in a moment, and then nothing is read.
+            sleep(REORDERED).await;
+            match self.let_go(&partition).await {
+                Some(next) => work = next,
+                None => return,
+            }
+        }
         let mut budget = Budget { messages: HEAL_MESSAGES, bytes: HEAL_BYTES, until: Instant::now() + HEAL_TIME };
         loop {
             if let Err(why) = self.heal_once(&partition, &work, &mut budget).await {
@@ -92,6 +104,11 @@ impl Recovery {
                 None => return,
             }
         }
+    }
+
+    /// Whether something waits for the healing.
+    fn waits(&self, partition: &Partition) -> bool {
+        self.state.lock().parked_mut(partition).is_some_and(|parked| !parked.queue.is_empty())
     }
 
     async fn heal_once(&self, partition: &Partition, work: &Work, budget: &mut Budget) -> Result<(), GaveUp> {
@@ -235,6 +252,9 @@ impl Recovery {
     ) -> Option<Work> {
         let parked = state.partitions.get_mut(partition)?.parked.as_mut()?;
         let mut queue = std::mem::take(&mut parked.queue);
+        let offset = |delivery: &Delivery| super::position(&delivery.message).map_or(0, |at| at.offset);
+        // Stable: copies of one message keep their order.
+        queue.make_contiguous().sort_by_key(offset);
         parked.bytes = 0;
         while let Some(mut delivery) = queue.pop_front() {
             match self.judge(state, partition, &mut delivery) {

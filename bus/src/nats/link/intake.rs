@@ -9,13 +9,16 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use clarion_protocol::{Address, Message, Prefix, envelope};
+use clarion_protocol::{Address, Depth, Message, Prefix, envelope};
 
 use super::probe::{PROBE_SID, Probes};
 use crate::{
     Delivery, Sink, Stats,
     ask::Questions,
-    nats::parse::{self, Frame},
+    nats::{
+        log::Subjects,
+        parse::{self, Frame},
+    },
     table::{Interests, Reach, Table, Ticket},
 };
 
@@ -57,11 +60,12 @@ pub(crate) struct Intake {
     interests: Arc<Interests>,
     counters: Arc<Counters>,
     prefix: Prefix,
+    subjects: Subjects,
 }
 
 impl Intake {
-    pub(crate) fn new(interests: Arc<Interests>, counters: Arc<Counters>, prefix: Prefix) -> Self {
-        Self { frames: Vec::new(), chunk: Bytes::new(), batch: Vec::new(), interests, counters, prefix }
+    pub(crate) fn new(interests: Arc<Interests>, counters: Arc<Counters>, prefix: Prefix, subjects: Subjects) -> Self {
+        Self { frames: Vec::new(), chunk: Bytes::new(), batch: Vec::new(), interests, counters, prefix, subjects }
     }
 
     /// A message at this place in the bytes that are being read.
@@ -104,7 +108,7 @@ impl Intake {
                 probes.came(&chunk[frame.payload]);
                 continue;
             }
-            match delivery(&table, &self.prefix, &chunk, frame) {
+            match delivery(&table, &self.prefix, &self.subjects, &chunk, frame) {
                 Taken::Delivery(delivery) => {
                     if questions.hear(&delivery.address, &delivery.message) {
                         continue;
@@ -134,24 +138,43 @@ enum Taken {
 }
 
 #[inline]
-fn delivery(table: &Table, prefix: &Prefix, chunk: &Bytes, frame: Frame) -> Taken {
+fn delivery(table: &Table, prefix: &Prefix, subjects: &Subjects, chunk: &Bytes, frame: Frame) -> Taken {
     let Some((base, reach, interests)) = table.ticketed(Ticket::of_number(frame.sid)) else { return Taken::Late };
+    let depth = match reach {
+        Reach::Exact => Depth::Exact,
+        Reach::Children => Depth::Children,
+        Reach::Below => Depth::Subtree,
+    };
+    let logged = subjects.is_logged(base, depth);
     let address = match reach {
         Reach::Exact => base.clone(),
-        Reach::Children | Reach::Below => match published_to(prefix, &chunk[frame.subject]) {
-            Some(address) => address,
-            None => return Taken::Foreign,
-        },
+        Reach::Children | Reach::Below => {
+            let subject = &chunk[frame.subject];
+            let address =
+                if logged { republished_to(prefix, subjects, subject) } else { published_to(prefix, subject) };
+            match address {
+                Some(address) => address,
+                None => return Taken::Foreign,
+            }
+        }
     };
     let headers = &chunk[frame.headers];
     let (id, meta) = if headers.is_empty() {
         (None, None)
+    } else if logged {
+        envelope::from_republished(parse::headers(headers), |stream| subjects.epoch(stream))
     } else if let Some(id) = envelope::id_header(headers) {
         (Some(id), None)
     } else {
         envelope::from_headers(parse::headers(headers))
     };
     Taken::Delivery(Delivery { interests, address, message: Message { payload: chunk.slice(frame.payload), id, meta } })
+}
+
+/// The channel of a subject that JetStream has republished to.
+fn republished_to(prefix: &Prefix, subjects: &Subjects, subject: &[u8]) -> Option<Address> {
+    let rest = subjects.channel_of(std::str::from_utf8(subject).ok()?)?;
+    prefix.from_nats(&format!("{prefix}.{rest}")).ok()
 }
 
 fn published_to(prefix: &Prefix, subject: &[u8]) -> Option<Address> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use clarion_protocol::Prefix;
+use clarion_protocol::{Depth, Prefix};
 use tokio::{io::WriteHalf, sync::Notify};
 
 use super::{
@@ -15,6 +15,7 @@ use crate::{
         connection::{Reader, text_of},
         conversation::{Fences, Outgoing, Pulse},
         handshake::Info,
+        log::Subjects,
         parse::{Malformed, Op},
         refusal::{self, Refusal},
         status::{Half, Status},
@@ -44,6 +45,7 @@ pub(super) struct Session {
     interests: Arc<Interests>,
     probes: Arc<Probes>,
     prefix: Prefix,
+    subjects: Subjects,
     /// The server has answered, and everything stands that stood before.
     up: bool,
     /// Something stands again, and missed what was published meanwhile.
@@ -78,6 +80,7 @@ impl Session {
             interests: task.interests.clone(),
             probes: task.probes.clone(),
             prefix: task.prefix.clone(),
+            subjects: task.subjects.clone(),
             up: false,
             missed: false,
         };
@@ -115,7 +118,7 @@ impl Session {
 
     fn ask(&mut self, orders: Vec<Order>) {
         for order in &orders {
-            self.sub(&subject(&self.prefix, order), order.ticket.number());
+            self.sub(&subject(&self.prefix, &self.subjects, order), order.ticket.number());
         }
         self.fences.push(&mut self.out, Asked { orders, declined: None });
     }
@@ -208,7 +211,10 @@ impl Session {
             }
             Refusal::Subscribe(refused) => {
                 let found = self.fences.iter_mut().find_map(|asked| {
-                    let at = asked.orders.iter().position(|order| subject(&self.prefix, order) == refused)?;
+                    let at = asked
+                        .orders
+                        .iter()
+                        .position(|order| subject(&self.prefix, &self.subjects, order) == refused)?;
                     Some(asked.orders.swap_remove(at))
                 });
                 // A server that takes back what it allowed before names a subscription that is not on its way.
@@ -254,15 +260,16 @@ impl Session {
     }
 }
 
-/// How an interest's part is written.
-fn subject(prefix: &Prefix, order: &Order) -> String {
+/// How an interest's part is written. What is logged is heard as JetStream republishes it.
+fn subject(prefix: &Prefix, subjects: &Subjects, order: &Order) -> String {
     let mut subject = prefix.nats(&order.base);
-    match order.reach {
-        Reach::Exact => {}
-        Reach::Children => subject.push_str(".*"),
-        Reach::Below => subject.push_str(".>"),
-    }
-    subject
+    let (depth, end) = match order.reach {
+        Reach::Exact => (Depth::Exact, ""),
+        Reach::Children => (Depth::Children, ".*"),
+        Reach::Below => (Depth::Subtree, ".>"),
+    };
+    subject.push_str(end);
+    if subjects.is_logged(&order.base, depth) { subjects.republished(&subject) } else { subject }
 }
 
 fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
