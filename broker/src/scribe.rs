@@ -19,7 +19,7 @@ use clarion_protocol::{Depth, Interest, InternalName, Logs, NodeName, Partition}
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 pub use metrics::Metrics;
-use sequence::{Place, Sequence};
+use sequence::{Call, Place, Sequence};
 
 use crate::{
     ingress::{Heard, RawQueue},
@@ -230,7 +230,7 @@ impl Scribe {
     async fn number(&mut self, partition: &Partition) -> Result<(), LogError> {
         loop {
             let Some(sequence) = self.sequences.get_mut(partition) else { return Ok(()) };
-            let Some((from, messages, marker)) = sequence.next(CALL_MESSAGES) else { return Ok(()) };
+            let Some(Call { from, messages, marker }) = sequence.next(CALL_MESSAGES) else { return Ok(()) };
             let count = messages.len() as u64;
             let at = self.numbering.number(partition, &from, &messages, marker.as_deref()).await?;
             let Some(sequence) = self.sequences.get_mut(partition) else { return Ok(()) };

@@ -1,5 +1,7 @@
 //! The inbox: what a user has not read comes again, on every device, until one of them has read it.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may say so anywhere")]
+
 mod nodes;
 
 use clarion_broker::config::Config;

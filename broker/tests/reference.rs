@@ -15,7 +15,7 @@ use nodes::TestNode;
 use serde_json::{Value, json};
 
 /// Shipped code of these modules, where requests are answered.
-const ANSWERING: [&str; 9] = ["server", "doors", "rpc", "api", "relay", "docs", "answer", "admin", "auth"];
+const ANSWERING: [&str; 10] = ["server", "doors", "rpc", "inbox", "api", "relay", "docs", "answer", "admin", "auth"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -160,7 +160,9 @@ async fn the_documents_are_served_also_where_keys_are_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_methods_are_those_that_are_told() {
-    let node = TestNode::start().await;
+    let inbox = json!([{ "prefix": "users", "inbox": true }]);
+    let node =
+        TestNode::with(|config| config.namespaces = serde_json::from_value(inbox.clone()).expect("an inbox")).await;
     let told: Vec<&str> =
         OPENRPC["methods"].as_array().unwrap().iter().map(|method| method["name"].as_str().unwrap()).collect();
     let unknown = node.rpc("nonsense", json!({})).await;

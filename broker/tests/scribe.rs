@@ -1,5 +1,7 @@
 //! Plain publications into logged namespaces on Redis: numbered once, also while nodes die, freeze and come.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may say so anywhere")]
+
 use std::time::Duration;
 
 use clarion_testkit::{BrokerProcess, RedisServer, Reply, SseClient, SseEvent, SseItem, TcpProxy, eventually};

@@ -31,6 +31,15 @@ pub(super) enum Place {
     Unknown,
 }
 
+/// What the bus is asked for next.
+pub(super) struct Call {
+    /// Where it goes on from.
+    pub(super) from: RawName,
+    pub(super) messages: Vec<(Channel, Message)>,
+    /// The marker behind them, if it is the next thing.
+    pub(super) marker: Option<String>,
+}
+
 /// What followed one marker.
 struct Segment {
     marker: String,
@@ -70,18 +79,17 @@ impl Sequence {
         message.or_else(|| self.segments.get(1).map(|next| next.since))
     }
 
-    /// What is called for next: where it goes on from, some messages, and the marker behind them if it is the next thing. Until
-    /// it is known where the bus is, a call that does nothing finds out.
-    pub(super) fn next(&self, most: usize) -> Option<(RawName, Vec<(Channel, Message)>, Option<String>)> {
+    /// What is called for next. Until it is known where the bus is, a call that does nothing finds out.
+    pub(super) fn next(&self, most: usize) -> Option<Call> {
         let first = self.segments.front()?;
         let from = RawName { marker: first.marker.clone(), count: first.gone };
         if !self.placed {
-            return Some((from, Vec::new(), None));
+            return Some(Call { from, messages: Vec::new(), marker: None });
         }
         let messages: Vec<_> = first.messages.iter().take(most).map(|(c, m, _)| (c.clone(), m.clone())).collect();
         let all = messages.len() == first.messages.len();
         let marker = self.segments.get(1).filter(|_| all).map(|next| next.marker.clone());
-        (!messages.is_empty() || marker.is_some()).then_some((from, messages, marker))
+        (!messages.is_empty() || marker.is_some()).then_some(Call { from, messages, marker })
     }
 
     /// Forgets what lies before a place of the bus's.
@@ -162,32 +170,28 @@ mod tests {
         sequence
     }
 
-    fn next(sequence: &Sequence) -> Option<(String, u64, Vec<String>, Option<String>)> {
-        let (from, messages, marker) = sequence.next(2)?;
-        let texts = messages.iter().map(|(_, m)| String::from_utf8_lossy(&m.payload).into_owned()).collect();
-        Some((from.marker, from.count, texts, marker))
+    /// A call as text: `marker count: messages > marker`.
+    fn next(sequence: &Sequence) -> Option<String> {
+        let Call { from, messages, marker } = sequence.next(2)?;
+        let texts: Vec<_> = messages.iter().map(|(_, m)| String::from_utf8_lossy(&m.payload).into_owned()).collect();
+        let marker = marker.map(|marker| format!(" > {marker}")).unwrap_or_default();
+        Some(format!("{} {}: {}{marker}", from.marker, from.count, texts.join(" ")))
     }
 
-    fn call(
-        marker: &str,
-        count: u64,
-        texts: &[&str],
-        behind: Option<&str>,
-    ) -> Option<(String, u64, Vec<String>, Option<String>)> {
-        let texts = texts.iter().map(|text| (*text).to_owned()).collect();
-        Some((marker.to_owned(), count, texts, behind.map(str::to_owned)))
+    fn call(text: &str) -> Option<String> {
+        Some(text.to_owned())
     }
 
     #[test]
     fn messages_are_named_by_the_marker_before_them() {
         let mut it = sequence(&["lost", "#m", "1", "2", "3", "#n", "4"]);
-        assert_eq!(next(&it), call("m", 0, &[], None), "first it is asked where the bus is");
+        assert_eq!(next(&it), call("m 0: "), "first it is asked where the bus is");
         assert_eq!(it.move_to(&name("m", 0)), Place::Known);
-        assert_eq!(next(&it), call("m", 0, &["1", "2"], None));
+        assert_eq!(next(&it), call("m 0: 1 2"));
         it.move_to(&name("m", 2));
-        assert_eq!(next(&it), call("m", 2, &["3"], Some("n")));
+        assert_eq!(next(&it), call("m 2: 3 > n"));
         it.move_to(&name("n", 0));
-        assert_eq!(next(&it), call("n", 0, &["4"], None));
+        assert_eq!(next(&it), call("n 0: 4"));
         it.move_to(&name("n", 1));
         assert_eq!((next(&it), it.waits_since(), it.messages, it.bytes), (None, None, 0, 0));
     }
@@ -199,7 +203,7 @@ mod tests {
         for word in ["2", "3", "4"] {
             it.raw(Channel::parse("a").unwrap(), Message::raw(word));
         }
-        assert_eq!(next(&it), call("m", 3, &["4"], None));
+        assert_eq!(next(&it), call("m 3: 4"));
         assert_eq!(it.move_to(&name("older", 7)), Place::Unknown);
         assert!(!it.stuck(&name("older", 7), Duration::ZERO) && it.stuck(&name("older", 7), Duration::ZERO));
     }

@@ -129,6 +129,8 @@ pub(crate) async fn a_repeated_id_is_dropped(rig: &mut impl Rig) -> Ran {
 pub(crate) async fn a_log_is_read_in_parts(rig: &mut impl Rig) -> Ran {
     let (publisher, log) = node(rig).await;
     let begin = top(&log, "orders").await.offset;
+    let nothing = chunk(&log, "orders/**", From::Newest(5)).await;
+    assert!(nothing.messages.is_empty() && nothing.end && !nothing.lost, "{nothing:?}");
     let batch = (0..60).map(|n| message(["orders/a", "orders/a/b", "orders/c"][n % 3], &n.to_string())).collect();
     let results = publisher.bus.publish_all(batch).await;
     let offsets: Vec<u64> = results.iter().map(|r| r.as_ref().unwrap().position.as_ref().unwrap().offset).collect();

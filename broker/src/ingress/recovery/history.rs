@@ -93,7 +93,7 @@ impl Recovery {
                 Wanted::Last(count) => found.extend(self.newest_of(interest, partition, top.offset, *count).await?),
                 Wanted::Since(cursor, count) => {
                     let after = history.begin(cursor, top);
-                    let end = self.part(interest, partition, top, after, *count, history, &mut found).await?;
+                    let end = self.part(interest, (partition, top), after, *count, history, &mut found).await?;
                     reached = reached.min(end);
                 }
             }
@@ -139,8 +139,7 @@ impl Recovery {
     async fn part(
         &self,
         interest: &Interest,
-        partition: &Partition,
-        top: &Top,
+        (partition, top): (&Partition, &Top),
         mut after: u64,
         limit: usize,
         history: &mut History,

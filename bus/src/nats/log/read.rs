@@ -53,7 +53,7 @@ impl NatsLog {
                 loop {
                     let after = up_to.saturating_sub(window);
                     let found = self.last_behind(&stream, read, after, up_to, count).await?;
-                    if found.len() >= count || after < first {
+                    if found.len() >= count || after == 0 || after < first {
                         let messages = found.into_iter().rev().take(count).rev();
                         let messages = messages.map(|(_, channel, message)| (channel, message)).collect();
                         let epoch = epoch_of(&stream);
