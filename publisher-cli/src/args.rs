@@ -223,6 +223,15 @@ pub(crate) struct TailArgs {
     /// End after so many messages
     #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
+    /// Keep the cursor in a file, and go on from it: after any interruption nothing is missing that the log still has
+    #[arg(long, value_name = "FILE")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Begin behind a cursor
+    #[arg(long, value_name = "CURSOR", conflicts_with = "last")]
+    pub(crate) since: Option<String>,
+    /// Begin with so many of the newest messages of the log
+    #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) last: Option<u64>,
 }
 
 /// A way in for clients.

@@ -6,7 +6,7 @@ mod show;
 mod sse;
 mod ws;
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{ops::ControlFlow, path::PathBuf, time::Duration};
 
 use clarion_protocol::{Channel, Interest};
 use url::Url;
@@ -49,6 +49,8 @@ struct Request {
     channel: Option<String>,
     /// What is followed, for people.
     what: String,
+    /// Where the cursor is kept.
+    resume: Option<PathBuf>,
 }
 
 /// Follows what the arguments name.
@@ -63,16 +65,21 @@ pub(crate) async fn run(context: &Context, args: TailArgs) -> Result<(), Failure
             Err(Failure::usage("--door chooses a door of the broker, and --via names a bus")
                 .remedy("leave --door out, or name a broker with --via http://…"))
         }
+        Via::Bus(_) if args.resume.is_some() || args.since.is_some() || args.last.is_some() => {
+            Err(Failure::usage("--resume, --since and --last ask a broker, and --via names a bus")
+                .remedy("name a broker with --via http://…"))
+        }
         Via::Bus(target) => bus::follow(context, target, &args, &mut show).await,
         Via::Http(base) => follow(context, base, &args, &mut show).await,
     }
 }
 
 async fn follow(context: &Context, base: &Url, args: &TailArgs, show: &mut Show) -> Result<(), Failure> {
-    let request = request(base, args, context.secrets.token.as_deref())?;
+    let mut request = request(base, args, context.secrets.token.as_deref())?;
     let http = Http::new(context, base)?;
     let mut backoff = Backoff::default();
     let mut cursor = event::Cursor::default();
+    begin(args, &mut request, &mut cursor)?;
     loop {
         let end = match request.door {
             Door::Ws => ws::follow(context, &request, show).await?,
@@ -94,23 +101,64 @@ async fn follow(context: &Context, base: &Url, args: &TailArgs, show: &mut Show)
     }
 }
 
+/// Where it begins in what is logged: where the file says, or else where the arguments do.
+fn begin(args: &TailArgs, request: &mut Request, cursor: &mut event::Cursor) -> Result<(), Failure> {
+    if let Some(file) = &args.resume {
+        match std::fs::read_to_string(file) {
+            Ok(text) => text.trim().clone_into(&mut cursor.last_event_id),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let message = format!("--resume {}: {error}", file.display());
+                return Err(Failure::usage(message).remedy("a file that can be read, or one that is not there yet"));
+            }
+        }
+        request.resume = Some(file.clone());
+    }
+    if cursor.last_event_id.is_empty() {
+        let mut query = request.url.query_pairs_mut();
+        if let Some(since) = &args.since {
+            query.append_pair("since", since);
+        }
+        if let Some(last) = args.last {
+            query.append_pair("last", &last.to_string());
+        }
+        drop(query);
+        if request.url.query() == Some("") {
+            request.url.set_query(None);
+        }
+    }
+    Ok(())
+}
+
 /// Chooses the door, and the URL behind which it is.
 fn request(base: &Url, args: &TailArgs, token: Option<&str>) -> Result<Request, Failure> {
+    let in_log = args.resume.is_some() || args.since.is_some() || args.last.is_some();
+    if in_log && args.door == Some(Door::Ws) {
+        return Err(Failure::usage("--resume, --since and --last follow an event stream, which tells cursors")
+            .remedy("--door sse, or leave --door out"));
+    }
+    let door = args.door.or(in_log.then_some(Door::Sse));
     if args.me {
-        return Ok(mine(base, args.door, token));
+        return Ok(mine(base, door.filter(|_| args.door.is_some()), token));
     }
     let what = args.channels.iter().map(Interest::to_string).collect::<Vec<_>>().join(", ");
-    if let ([interest], door) = (&*args.channels, args.door)
+    if let [interest] = &*args.channels
         && let Some(channel) = interest.as_channel()
     {
         let url = path_of(base, channel.segments());
-        return Ok(Request { url, door: door.unwrap_or(Door::Ws), channel: Some(channel.to_string()), what });
+        return Ok(Request {
+            url,
+            door: door.unwrap_or(Door::Ws),
+            channel: Some(channel.to_string()),
+            what,
+            resume: None,
+        });
     }
     if args.door == Some(Door::Ws) {
         return Err(Failure::usage("--door ws follows one channel: a WebSocket's URL is its channel")
             .remedy("--door sse, which follows many channels and patterns"));
     }
-    Ok(Request { url: events(base, &args.channels), door: Door::Sse, channel: None, what })
+    Ok(Request { url: events(base, &args.channels), door: Door::Sse, channel: None, what, resume: None })
 }
 
 /// The two channels of `--me`. At `/me` no message says which of them it came by, so that the stream of several channels
@@ -121,11 +169,11 @@ fn mine(base: &Url, door: Option<Door>, token: Option<&str>) -> Request {
     match (door, user) {
         (None, Some(user)) => {
             let channels = [Channel::of_user(&user), Channel::broadcast()].map(|channel| Interest::from(&channel));
-            Request { url: events(base, &channels), door: Door::Sse, channel: None, what }
+            Request { url: events(base, &channels), door: Door::Sse, channel: None, what, resume: None }
         }
         (door, _) => {
             let (url, channel) = (path_of(base, ["me"]), Some("me".to_owned()));
-            Request { url, door: door.unwrap_or(Door::Ws), channel, what }
+            Request { url, door: door.unwrap_or(Door::Ws), channel, what, resume: None }
         }
     }
 }
@@ -143,7 +191,8 @@ mod tests {
 
     fn request_for(channels: &[&str], door: Option<Door>) -> Result<Request, Failure> {
         let channels = channels.iter().map(|channel| channel.parse().unwrap()).collect();
-        let args = TailArgs { channels, me: false, door, once: false, count: None };
+        let args =
+            TailArgs { channels, me: false, door, once: false, count: None, resume: None, since: None, last: None };
         request(&"http://h:1/".parse().unwrap(), &args, None)
     }
 

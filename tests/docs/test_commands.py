@@ -30,7 +30,8 @@ CONFIGURATION = [(page, text) for page, text in blocks("toml") if str(page) != "
 
 @pytest.mark.parametrize("page, line", CURLS, ids=[f"{page}-{at}" for at, (page, _) in enumerate(CURLS)])
 def test_a_curl_works_as_printed(page, line, broker, tmp_path):
-    node = broker()
+    (tmp_path / "inbox.toml").write_text('[[namespaces]]\nprefix = "users"\ninbox = true\n')
+    node = broker("--config", str(tmp_path / "inbox.toml")) if "/me/" in line else broker()
     signed = subprocess.run(
         [ROOT / "target/debug/clarion", "token", "--user", "42"], env=environment(), check=True, stdout=subprocess.PIPE, text=True
     )

@@ -70,3 +70,24 @@ test("a stream comes back after the node's restart", async (t) => {
   assert.equal((await post(`${second.url}/news`, "back")).status, 200);
   assert.deepEqual(await until(1), ["back"]);
 });
+
+test("an EventSource goes on at another node where it was", async (t) => {
+  const redis = await startRedis(t);
+  const toml = "[[namespaces]]\nprefix = 'orders'\nsubscribe = 'anyone'\npublish = 'anyone'\nlog = {}\n";
+  const port = await freePort();
+  const args = ["--bus", redis.url];
+  const staying = await startBroker(t, { args, toml });
+  const dying = await startBroker(t, { args, toml, listen: `127.0.0.1:${port}` });
+  const { until } = await follow(t, `http://127.0.0.1:${port}/orders/7`);
+  for (let number = 0; number < 5; number += 1) {
+    assert.equal((await post(`${staying.url}/orders/7`, String(number))).status, 200);
+  }
+  await until(5);
+  dying.process.kill();
+  await dying.process.ended;
+  for (let number = 5; number < 10; number += 1) {
+    assert.equal((await post(`${staying.url}/orders/7`, String(number))).status, 200);
+  }
+  await startBroker(t, { args, toml, listen: `127.0.0.1:${port}` });
+  assert.deepEqual(await until(10), [...Array(10).keys()].map(String));
+});

@@ -14,12 +14,25 @@ pub(crate) struct Cursor {
     pub(crate) retry: Option<Duration>,
 }
 
+/// One event.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// `event:`; empty for a message.
+    pub(crate) name: String,
+    pub(crate) data: Vec<u8>,
+    /// The last `id:` of the stream when it was complete.
+    pub(crate) id: String,
+}
+
 /// Cuts a stream into events. One parser for one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
     line: Vec<u8>,
+    name: String,
     data: Vec<u8>,
     has_data: bool,
+    /// The `id:` of the event that is not complete yet.
+    id: Option<String>,
     /// A `\r` was the last byte: a `\n` right after it belongs to the same line end.
     after_cr: bool,
 }
@@ -29,8 +42,8 @@ pub(crate) struct Parser {
 pub(crate) struct TooLong;
 
 impl Parser {
-    /// Takes bytes as they come, and hands on the data of each event that they complete.
-    pub(crate) fn feed(&mut self, bytes: &[u8], cursor: &mut Cursor, events: &mut Vec<Vec<u8>>) -> Result<(), TooLong> {
+    /// Takes bytes as they come, and hands on each event that they complete.
+    pub(crate) fn feed(&mut self, bytes: &[u8], cursor: &mut Cursor, events: &mut Vec<Event>) -> Result<(), TooLong> {
         let mut rest = bytes;
         if self.after_cr && rest.first() == Some(&b'\n') {
             rest = &rest[1..];
@@ -51,11 +64,17 @@ impl Parser {
         if self.line.len() + self.data.len() > EVENT_BYTES { Err(TooLong) } else { Ok(()) }
     }
 
-    fn end_of_line(&mut self, cursor: &mut Cursor, events: &mut Vec<Vec<u8>>) {
+    fn end_of_line(&mut self, cursor: &mut Cursor, events: &mut Vec<Event>) {
         let line = std::mem::take(&mut self.line);
         if line.is_empty() {
+            // An id counts once its event is complete, also if that has no data.
+            if let Some(id) = self.id.take() {
+                cursor.last_event_id = id;
+            }
+            let name = std::mem::take(&mut self.name);
             if std::mem::take(&mut self.has_data) {
-                events.push(std::mem::take(&mut self.data));
+                let (data, id) = (std::mem::take(&mut self.data), cursor.last_event_id.clone());
+                events.push(Event { name, data, id });
             }
             return;
         }
@@ -71,7 +90,8 @@ impl Parser {
                 }
                 self.data.extend_from_slice(value);
             }
-            b"id" if !value.contains(&0) => cursor.last_event_id = String::from_utf8_lossy(value).into_owned(),
+            b"event" => self.name = String::from_utf8_lossy(value).into_owned(),
+            b"id" if !value.contains(&0) => self.id = Some(String::from_utf8_lossy(value).into_owned()),
             b"retry" => {
                 let milliseconds = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
                 cursor.retry = milliseconds.map(Duration::from_millis).or(cursor.retry);
@@ -91,7 +111,7 @@ mod tests {
         for part in parts {
             parser.feed(part, &mut cursor, &mut events).unwrap();
         }
-        (events.into_iter().map(|event| String::from_utf8(event).unwrap()).collect(), cursor)
+        (events.into_iter().map(|event: Event| String::from_utf8(event.data).unwrap()).collect(), cursor)
     }
 
     const STREAM: &[u8] =
@@ -120,6 +140,16 @@ mod tests {
     fn an_id_is_kept_until_the_next() {
         assert_eq!(events(&[b"id: e:7\ndata: x\n\ndata: y\n\n"]).1.last_event_id, "e:7");
         assert_eq!(events(&[b"id: e:7\nid: a\0\n\n"]).1.last_event_id, "e:7");
+    }
+
+    #[test]
+    fn an_event_has_its_name_and_the_id_that_was_complete_with_it() {
+        let (mut parser, mut cursor, mut events) = (Parser::default(), Cursor::default(), Vec::new());
+        let stream = b"event: cursor\nid: 1\ndata: \n\nid: 2\ndata: x\n\nid: 3\ndata: half";
+        parser.feed(stream, &mut cursor, &mut events).unwrap();
+        let event = |name: &str, data: &[u8], id: &str| Event { name: name.into(), data: data.into(), id: id.into() };
+        assert_eq!(events, [event("cursor", b"", "1"), event("", b"x", "2")]);
+        assert_eq!(cursor.last_event_id, "2", "the third is not complete");
     }
 
     #[test]

@@ -59,12 +59,36 @@ pub(super) async fn follow(
         if parser.feed(&chunk, cursor, &mut events).is_err() {
             return Err(Failure::internal("an event is longer than any message can be"));
         }
-        for data in events.drain(..) {
-            if show_event(request, &data, show)?.is_break() {
+        for event in events.drain(..) {
+            let flow = match event.name.as_str() {
+                "" => show_event(request, &event.data, show)?,
+                "gap" => {
+                    let told = String::from_utf8_lossy(&event.data).into_owned();
+                    context.output.note(&format!("messages are missing here: {told}"));
+                    super::Flow::Continue(())
+                }
+                // Where the stream stands, and what other devices have read: nothing to show.
+                _ => super::Flow::Continue(()),
+            };
+            if flow.is_break() {
+                keep(request, &event.id)?;
                 return Ok(End::Done);
             }
         }
+        // Once for all that came together, after it was shown: what is shown again after a crash is better than what never is.
+        keep(request, &cursor.last_event_id)?;
     }
+}
+
+/// Keeps the cursor in the file that was named for it, by replacing the file as a whole.
+fn keep(request: &Request, cursor: &str) -> Result<(), Failure> {
+    let Some(file) = request.resume.as_ref().filter(|_| !cursor.is_empty()) else { return Ok(()) };
+    let new = file.with_extension("new");
+    let written = std::fs::write(&new, format!("{cursor}\n")).and_then(|()| std::fs::rename(&new, file));
+    written.map_err(|error| {
+        Failure::usage(format!("--resume {}: the cursor cannot be kept: {error}", file.display()))
+            .remedy("a file in a directory that can be written to")
+    })
 }
 
 fn lost(reason: String, stood: bool, after: Option<Duration>) -> End {

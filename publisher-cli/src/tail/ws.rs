@@ -208,7 +208,8 @@ mod tests {
         let socket = WebSocketStream::from_raw_socket(Box::new(ours) as Box<dyn Transport>, Role::Client, None).await;
         let mut broker = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
         let url = Url::parse("http://h/a").unwrap();
-        let request = Request { url, door: Door::Ws, channel: Some("a".to_owned()), what: "a".to_owned() };
+        let request =
+            Request { url, door: Door::Ws, channel: Some("a".to_owned()), what: "a".to_owned(), resume: None };
         let mut show = Show::new(Output::new(false), false, None);
         let begin = tokio::time::Instant::now();
         let answers_once = async {
